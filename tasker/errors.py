@@ -45,6 +45,21 @@ class EmbeddedServerError(TaskerError):
     """The embedded PostgreSQL could not be started, reached or stopped."""
 
 
+# -- components that are down ----------------------------------------------------------------------------------
+
+
+class CircuitOpen(TaskerError):
+    """A component failed repeatedly and is left alone for a while.
+
+    Args:
+        retry_after_seconds: when another call makes sense.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
+
+
 # -- templates and handlers -----------------------------------------------------------------------------------
 
 
