@@ -1,0 +1,57 @@
+# Each target works as the first command on a fresh clone: it makes .venv itself (Python >= 3.11 is all it needs).
+# PYTHON=/path/to/python3.x picks the interpreter; ARGS="-k finalization -x" goes to pytest.
+
+BIN := .venv/bin
+ARGS :=
+# Everything but the long forms of the chaos tests; the coverage of worker processes is gathered too.
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test test-quick test-long test-lowest coverage lint format build migrate clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+demo: ## 1,000 orders through real Celery workers on an embedded PostgreSQL, with live progress
+	@.ci/venv run
+	@$(BIN)/tasker demo
+
+test: ## all tests but the long ones, with coverage
+	@.ci/venv dev
+	$(PYTEST) -m "not long" --cov --cov-report=term $(ARGS)
+
+test-quick: ## the tests that need no worker processes, without coverage
+	@.ci/venv dev
+	$(PYTEST) -m "not long and not e2e and not chaos" $(ARGS)
+
+test-long: ## the long forms (chaos and load), which CI does not run
+	@.ci/venv dev
+	$(PYTEST) -m long --timeout 1800 --session-timeout 7200 $(ARGS)
+
+test-lowest: ## unit and integration tests on the lowest versions that pyproject.toml allows
+	@.ci/venv lowest
+	.venv-lowest/bin/python -m pytest tests/unit tests/integration -m "not long" $(ARGS)
+
+coverage: ## as test, and a report of every line in htmlcov/
+	@.ci/venv dev
+	$(PYTEST) -m "not long" --cov --cov-report=term --cov-report=html $(ARGS)
+
+lint: ## form, types, imports, SQL, shell, Dockerfile, compose; changes nothing
+	@.ci/venv dev
+	@.ci/lint
+
+format: ## what ruff can put right
+	@.ci/venv dev
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+build: ## sdist and wheel in dist/
+	@.ci/venv dev
+	rm -rf dist
+	$(BIN)/python -m build
+
+migrate: ## bring the database that the settings name (DATABASE_URL, else the embedded one) to this version
+	@.ci/venv run
+	@$(BIN)/tasker db migrate
+
+clean: ## all that these targets made
+	rm -rf .venv .venv-lowest dist build htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
