@@ -1,0 +1,331 @@
+"""The sections of the settings: frozen, typed, one class per table of the TOML files.
+
+A duration carries its unit in its name (``_seconds``, ``_ms``), a size its ``_bytes``. Each field's description is what
+``tasker config explain`` prints; each default is also written, with its reason, in ``settings/base/``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+MAX_STEPS = 65_534
+"""Positions are 16 bits of a step's uuid, and 0 is kept free."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_DATABASE_URL = re.compile(r"(postgres|postgresql)(\+\w+)?://\S*|.*\b(host|dbname|service|user|port)\s*=.*", re.DOTALL)
+
+
+def _refuse(allowed: str) -> PydanticCustomError:
+    """The error of a value that has the right type and the wrong content."""
+    return PydanticCustomError("tasker_value", "{allowed}", {"allowed": allowed})
+
+
+def _split(value: object) -> object:
+    """A list from TOML, or ``a,b`` from an environment variable, as a tuple; anything else is left to be refused."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise _refuse("each entry once")
+    return values
+
+
+def _namespace(value: str) -> str:
+    if not _NAME.fullmatch(value) or len(value) > 33:
+        raise _refuse("namespaces match [a-z][a-z0-9_]* and have at most 33 characters")
+    return value
+
+
+def _module(value: str) -> str:
+    if not _MODULE.fullmatch(value):
+        raise _refuse("dotted names of Python modules, such as shop.handlers")
+    return value
+
+
+def _path(value: object) -> object:
+    return Path(value) if isinstance(value, str) and value else value
+
+
+def _url(value: str) -> str:
+    if not _DATABASE_URL.fullmatch(value):
+        raise _refuse("a PostgreSQL URL such as postgresql://user:password@host:5432/database")
+    return value
+
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
+Seconds = Annotated[float, Field(gt=0, le=604_800)]
+WholeSeconds = Annotated[int, Field(ge=1, le=604_800)]
+Bytes = Annotated[int, Field(ge=1024, le=268_435_456)]
+Namespaces = Annotated[
+    tuple[Annotated[str, AfterValidator(_namespace)], ...], BeforeValidator(_split), AfterValidator(_distinct)
+]
+Modules = Annotated[
+    tuple[Annotated[str, AfterValidator(_module)], ...], BeforeValidator(_split), AfterValidator(_distinct)
+]
+Paths = Annotated[
+    tuple[Annotated[Path, BeforeValidator(_path)], ...], BeforeValidator(_split), AfterValidator(_distinct)
+]
+
+
+class Section(BaseModel):
+    """A table of settings: frozen, without unknown keys, without guessing of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class OrchestrationSettings(Section):
+    """How executors are hosted, kept alive and watched."""
+
+    active_namespaces: Namespaces = Field((), description="Namespaces whose queues are made sure of at start.")
+    hosting: Literal["resident", "periodic"] = Field(
+        "resident",
+        description="Orchestration executors live in worker slots (resident), or beat sends one bounded drain of each"
+        " kind per tick (periodic).",
+    )
+    health_check_interval_seconds: Seconds = Field(10, description="Period of the coordinator's tick.")
+    heartbeat_interval_seconds: Seconds = Field(3, description="Each executor writes its heartbeat this often.")
+    executor_lease_seconds: Seconds = Field(
+        15,
+        description="An executor whose heartbeat did not change over this time counts as lost; its steps go back to"
+        " their queues. At least three heartbeats.",
+        json_schema_extra={"derived": "five heartbeats"},
+    )
+    executor_lifetime_seconds: Seconds = Field(
+        300, description="An executor gives its slot back after about this time (jittered) and is started again."
+    )
+    spare_slots: int = Field(
+        1, ge=0, le=1000, description="Worker slots kept free for ordinary Celery tasks and the coordinator."
+    )
+    finalization_claim_timeout_seconds: WholeSeconds = Field(
+        30, description="A finalization claim expires after this, so that another finalizer may continue."
+    )
+    default_claim_timeout_seconds: WholeSeconds = Field(
+        60, description="A claim on a task that waits for admission expires after this."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_lease(cls, values: Any) -> Any:
+        heartbeat = values.get("heartbeat_interval_seconds") if isinstance(values, dict) else None
+        if isinstance(heartbeat, (int, float)) and heartbeat > 0 and "executor_lease_seconds" not in values:
+            return {**values, "executor_lease_seconds": 5 * heartbeat}
+        return values
+
+
+class StepExecutorSettings(Section):
+    """Executors of one kind: how many, how often they look, how much they take."""
+
+    min_executors: int = Field(
+        1,
+        ge=0,
+        le=1000,
+        description="Fewest executors of this kind over all workers; the coordinator replaces missing ones.",
+    )
+    max_executors: int = Field(
+        2, ge=1, le=1000, description="Most executors of this kind over all workers; the connection budget counts them."
+    )
+    polling_interval_ms: Milliseconds = Field(
+        50, description="Shortest wait after an empty drain; it doubles from here, and a notification ends it early."
+    )
+    max_polling_interval_ms: Milliseconds = Field(5000, description="Longest wait after empty drains.")
+    batch_size: int = Field(50, ge=1, le=1000, description="Most items that one drain takes.")
+
+
+class PoolSettings(StepExecutorSettings):
+    """Executors of one orchestration kind, whose drains have a deadline."""
+
+    processing_timeout_ms: Milliseconds = Field(
+        30_000, description="Deadline of one drain of an orchestration executor, never of a step."
+    )
+
+
+class ExecutorPools(Section):
+    """One table per kind of executor."""
+
+    step_executor: StepExecutorSettings = StepExecutorSettings(max_executors=8)
+    task_request_processor: PoolSettings = PoolSettings()
+    task_claimer: PoolSettings = PoolSettings()
+    step_enqueuer: PoolSettings = PoolSettings()
+    step_result_processor: PoolSettings = PoolSettings(batch_size=100)
+    task_finalizer: PoolSettings = PoolSettings(batch_size=20)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_defaults_of_each_kind(cls, values: Any) -> Any:
+        """A kind of which only some keys are given keeps its own defaults for the others, not those of its class."""
+        if not isinstance(values, dict):
+            return values
+        merged = dict(values)
+        for kind, given in values.items():
+            field = cls.model_fields.get(kind)
+            if field is not None and isinstance(given, dict):
+                merged[kind] = {**field.default.model_dump(), **given}
+        return merged
+
+    def __getitem__(self, kind: str) -> StepExecutorSettings:
+        """The settings of the kind named ``kind`` (an ``ExecutorKind`` is such a name)."""
+        if kind not in type(self).model_fields:
+            raise KeyError(kind)
+        settings: StepExecutorSettings = getattr(self, kind)
+        return settings
+
+    def by_kind(self) -> Iterator[tuple[str, StepExecutorSettings]]:
+        """Name and settings of every kind."""
+        for kind in type(self).model_fields:
+            yield kind, self[kind]
+
+
+class ConnectionPoolSettings(Section):
+    """The pool of PostgreSQL connections that each process has."""
+
+    max_connections: int = Field(
+        5,
+        ge=2,
+        le=1000,
+        description="Most connections of one process: one for work, one for heartbeats, the rest in parallel.",
+    )
+    min_connections: int = Field(
+        1, ge=0, le=1000, description="Connections of one process that are kept open when idle."
+    )
+    acquire_timeout_seconds: Seconds = Field(10, description="Longest wait for a free connection of the pool.")
+    idle_timeout_seconds: Seconds = Field(
+        300, description="Connections above the minimum are closed after this idle time."
+    )
+    max_lifetime_seconds: Seconds = Field(3600, description="A connection is replaced when it reaches this age.")
+
+
+class DatabaseSettings(Section):
+    """The one PostgreSQL that holds all state."""
+
+    url: Annotated[str, AfterValidator(_url)] | None = Field(
+        None,
+        repr=False,
+        description="URL of the database; unset means the embedded PostgreSQL.",
+        json_schema_extra={"secret": True, "allowed": "a PostgreSQL URL"},
+    )
+    pool: ConnectionPoolSettings = ConnectionPoolSettings()
+    statement_timeout_ms: int = Field(
+        30_000, ge=100, le=3_600_000, description="PostgreSQL cancels a statement of ours after this time."
+    )
+    connection_timeout_seconds: WholeSeconds = Field(10, description="Longest wait for a new connection to be made.")
+    resource_validation: Literal["fail_fast", "degraded", "best_effort"] = Field(
+        "degraded",
+        description="When all processes together could want more connections than the server has: refuse to start"
+        " (fail_fast), make the pools smaller (degraded), or warn (best_effort).",
+    )
+    migrate_on_start: bool = Field(
+        True,
+        description="Migrate the database when the core starts, instead of stopping at an old schema.",
+        json_schema_extra={"derived": "true for the embedded PostgreSQL, false when database.url is set"},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_migrate_on_start(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "migrate_on_start" not in values:
+            return {**values, "migrate_on_start": values.get("url") is None}
+        return values
+
+
+class DependencyGraphSettings(Section):
+    """Bounds of a workflow's graph."""
+
+    max_depth: int = Field(1000, ge=1, le=MAX_STEPS, description="Longest chain of dependencies in a workflow.")
+
+
+class EngineSettings(Section):
+    """Where workflows and handlers are found, and when two tasks are the same."""
+
+    template_paths: Paths = Field(
+        (),
+        description="Folders (or files) of YAML templates. Relative ones count from the folder that holds the settings"
+        " folder, or from the working directory when given by an environment variable.",
+    )
+    handler_modules: Modules = Field(
+        (), description="Modules (with their submodules) among which handlers named by templates are looked up."
+    )
+    identity_strategy: Literal["strict", "caller_provided", "always_unique"] | None = Field(
+        None,
+        description="When two tasks are the same: equal context (strict), equal key (caller_provided), never"
+        " (always_unique). Unset: by key where one is given, else never. Templates may say otherwise.",
+        json_schema_extra={"derived": "by key where one is given, else never"},
+    )
+    dependency_graph: DependencyGraphSettings = DependencyGraphSettings()
+
+
+class PgmqSettings(Section):
+    """Queues and messages."""
+
+    poll_interval_ms: Milliseconds = Field(
+        250, description="Wait of PgmqClient.read_messages between two looks; executors have their own intervals."
+    )
+    max_batch_size: int = Field(1000, ge=1, le=10_000, description="Most messages of one PgmqClient.read_messages.")
+    notify_enabled: bool = Field(
+        True,
+        description="Processes LISTEN for notifications; false (for session-less poolers) leaves polling alone.",
+    )
+    max_message_bytes: Bytes = Field(2_097_152, description="Largest message that is sent or accepted.")
+    visibility_timeout_seconds: WholeSeconds = Field(
+        60, description="A message that is read before it is deleted comes back after this time."
+    )
+    max_receive_count: int = Field(
+        5, ge=1, le=1000, description="A message read this often without success goes to dead letters."
+    )
+
+
+class CacheSettings(Section):
+    """One cache of the process."""
+
+    ttl_seconds: Seconds = Field(300, description="An entry is read again after this time.")
+    max_entries: Count = Field(1000, description="The cache keeps this many entries, the most recently used ones.")
+
+
+class QueryCacheSettings(Section):
+    """Caches of what seldom changes; health is never cached."""
+
+    enabled: bool = Field(True, description="Whether these caches keep anything.")
+    task_metadata: CacheSettings = CacheSettings()
+    handler_metadata: CacheSettings = CacheSettings()
+
+
+class BackoffSettings(Section):
+    """Retry delays of steps that say nothing of their own."""
+
+    base_seconds: Seconds = Field(1, description="Delay before the first retry.")
+    multiplier: float = Field(2, ge=1, le=100, description="Factor from one delay to the next (exponential backoff).")
+    max_seconds: Seconds = Field(300, description="Longest delay.")
+    jitter_enabled: bool = Field(True, description="Whether delays are spread at random.")
+    jitter_max_percentage: float = Field(
+        0.1, ge=0, le=1, description="Largest share by which a delay is spread; 0.1 is a tenth either way."
+    )
+
+    @property
+    def jitter_fraction(self) -> float:
+        """The spread that applies: 0 when jitter is off."""
+        return self.jitter_max_percentage if self.jitter_enabled else 0.0
+
+
+class SystemSettings(Section):
+    """Limits and defaults that hold for all workflows."""
+
+    max_workflow_steps: int = Field(10_000, ge=1, le=MAX_STEPS, description="Most steps of one workflow.")
+    max_context_bytes: Bytes = Field(1_048_576, description="Largest context of a task, as JSON.")
+    max_result_bytes: Bytes = Field(1_048_576, description="Largest result of a step, as JSON.")
+    max_claim_bytes: Bytes = Field(
+        8_388_608, description="Parents' results above this size in one claim are read in pages instead."
+    )
+    step_execution_timeout_seconds: Seconds = Field(
+        300, description="Deadline of one attempt of a step that names none."
+    )
+    backoff: BackoffSettings = BackoffSettings()
