@@ -66,6 +66,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.75)
     if found:
         return found[0]
+    # A key cut short ("pgmq.notify").
+    longer = [candidate for candidate in candidates if candidate.startswith(name)]
+    if len(longer) == 1:
+        return longer[0]
     # The right key in the wrong section ("database.max_connections", "orchestration.batch_size").
     leaf = name.rpartition(".")[2]
     same_leaf = [candidate for candidate in candidates if candidate.rpartition(".")[2] == leaf]
