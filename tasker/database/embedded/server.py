@@ -1,0 +1,213 @@
+"""The embedded server as its users see it."""
+
+from __future__ import annotations
+
+import atexit
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from tasker.database.embedded.directory import PORT, Directory, default_data_directory
+from tasker.database.embedded.guardian import ensure_guardian
+from tasker.database.embedded.installation import Installation, system_user
+from tasker.database.embedded.locks import FileLock, exclusive
+from tasker.database.embedded.postmaster import Postmaster
+from tasker.errors import EmbeddedServerError
+
+DATABASE = "tasker"
+
+_START_TIMEOUT_SECONDS = 300.0
+_open_servers: set[EmbeddedServer] = set()
+
+
+class EmbeddedServer:
+    """This process's share in an embedded PostgreSQL; made by ``start``.
+
+    All processes of one user that start a server on the same directory share one. It stops when the last of them
+    calls ``release``, ends, or is killed. Forked children share their parent's hold on it without doing anything.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, directory: Directory, *, settings: Mapping[str, str], start_timeout_seconds: float) -> None:
+        self._directory = directory
+        self._postmaster = Postmaster(directory)
+        self._settings = dict(settings)
+        self._start_timeout_seconds = start_timeout_seconds
+        self._users = FileLock(directory.users_lock, inherited=True)
+
+    @classmethod
+    def start(
+        cls,
+        data_directory: Path | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+        start_timeout_seconds: float = _START_TIMEOUT_SECONDS,
+    ) -> EmbeddedServer:
+        """Use the server on ``data_directory``, starting it if it does not run.
+
+        Args:
+            data_directory: its folder; ``None``: the user's own (``default_data_directory``).
+            settings: server settings over Tasker's own; they count for the process that really starts the server.
+            start_timeout_seconds: how long to wait for a server that starts, crash recovery included.
+
+        Returns:
+            A share in the running server; give it back by ``release()`` or by leaving a ``with`` block.
+
+        Raises:
+            EmbeddedServerError: it cannot be started or reached; the message has the end of its log.
+        """
+        directory = Directory(data_directory or default_data_directory())
+        server = cls(directory, settings=settings or {}, start_timeout_seconds=start_timeout_seconds)
+        try:
+            server.ensure_running()
+        except BaseException:
+            server._users.give_up()  # no stop here: whatever started is found by the next starter
+            raise
+        _open_servers.add(server)
+        return server
+
+    @property
+    def data_directory(self) -> Path:
+        """The server's folder."""
+        return self._directory.base
+
+    @property
+    def log_path(self) -> Path:
+        """The server's log."""
+        return self._directory.log
+
+    @property
+    def url(self) -> str:
+        """The libpq URL of the database ``tasker``, over the unix socket. Restarts do not change it."""
+        return self.database_url(DATABASE)
+
+    def database_url(self, database: str) -> str:
+        """The libpq URL of another database of this server."""
+        # The port is said, because PGPORT would count otherwise.
+        host = quote(str(self._directory.socket_directory), safe="/")
+        return f"postgresql://postgres@/{quote(database, safe='')}?host={host}&port={PORT}"
+
+    def is_running(self) -> bool:
+        """Whether the server accepts connections now."""
+        return self._postmaster.is_ready()
+
+    def ensure_running(self) -> None:
+        """See that the server runs; start it again if it died. To be called after a connection was refused.
+
+        Raises:
+            EmbeddedServerError: it cannot be started or reached.
+        """
+        self._directory.prepare()
+        if not self._users.is_held():
+            self._users.give_up()
+            self._users.acquire(
+                shared=True, timeout_seconds=self._start_timeout_seconds, purpose="the server is being stopped"
+            )
+        try:
+            if not self._answers():
+                with exclusive(
+                    self._directory.start_lock,
+                    timeout_seconds=self._start_timeout_seconds,
+                    purpose="the server is being started",
+                ):
+                    self._revive()
+            ensure_guardian(self._directory)
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"cannot run the embedded PostgreSQL in {self._directory.base}: {error}",
+                hint="see that the folder is writable and its disk not full, or set DATABASE_URL",
+            ) from error
+
+    def release(self) -> None:
+        """Give the share back; the last one stops the server and waits until it has stopped. Twice is once."""
+        _open_servers.discard(self)
+        self._users.give_up()
+        if not self._directory.users_lock.exists():
+            return
+        # Whoever can lock the file alone is the last: parents and children that share our lock are counted, too.
+        last = FileLock(self._directory.users_lock)
+        if last.try_acquire():
+            try:
+                self._postmaster.stop()
+            finally:
+                last.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    # -- bringing it up; start.lock is held ---------------------------------------------------------------------------
+
+    def _revive(self) -> None:
+        deadline = time.monotonic() + self._start_timeout_seconds
+        while True:
+            lock = FileLock(self._directory.server_lock)
+            if lock.try_acquire():
+                return self._start(lock)
+            if self._postmaster.is_ready() and self._directory.socket.exists():
+                return self._ensure_database()
+            if self._postmaster.pid() is None:
+                self._postmaster.end_orphans()
+            elif self._postmaster.is_ready():
+                self._postmaster.stop()  # alive, but nobody can reach it any more: its socket was removed
+            elif time.monotonic() > deadline:  # somebody's start or stop goes on
+                raise EmbeddedServerError(
+                    f"the embedded PostgreSQL in {self._directory.base} accepts no connections after "
+                    f"{self._start_timeout_seconds:g} s; its log ({self._directory.log}) ends:\n"
+                    f"{self._postmaster.log_tail()}"
+                )
+            time.sleep(0.01)
+
+    def _start(self, lock: FileLock) -> None:
+        try:
+            # Before the server, so that it is never left alone, whenever we die.
+            ensure_guardian(self._directory)
+            user = self._directory.cluster_owner() or system_user()
+            self._directory.open_to(user)
+            binaries = Installation.find().reachable_by(user, self._directory.base / "postgresql")
+            log_start = self._postmaster.launch(lock, binaries, user, self._settings)
+        except BaseException:
+            lock.give_up()
+            raise
+        self._postmaster.wait_until_ready(log_start=log_start, timeout_seconds=self._start_timeout_seconds)
+        self._ensure_database()
+
+    def _answers(self) -> bool:
+        """Whether the database can be reached; made last, it stands for a complete start."""
+        import psycopg  # here: the guardian imports this package and needs no driver
+
+        if not self._directory.socket.exists():
+            return False
+        try:
+            psycopg.connect(self.url, connect_timeout=10).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _ensure_database(self) -> None:
+        import psycopg
+        from psycopg import sql
+
+        try:
+            with psycopg.connect(self.database_url("postgres"), autocommit=True, connect_timeout=30) as connection:
+                exists = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
+                if exists is None:
+                    connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+        except psycopg.Error as error:
+            raise EmbeddedServerError(
+                f"the embedded PostgreSQL in {self._directory.base} runs, but refuses connections: {error}"
+            ) from error
+
+
+@atexit.register
+def _release_all() -> None:
+    for server in list(_open_servers):
+        server.release()
