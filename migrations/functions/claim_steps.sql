@@ -1,0 +1,231 @@
+-- Takes steps that are due, from queues and retry timers, and hands over all that their handlers need. One transaction.
+--
+-- request: executor, call_no, queues[], limit, budget_ms, finished[] (receipts), known_templates[], max_claim_bytes
+-- answer:  call_no, steps[], tasks{}, results{}, templates{}, queue_empty, next_due_seconds, stop_requested
+--
+-- Order of locks: messages SKIP LOCKED, then steps SKIP LOCKED; never a task. Nothing is changed before the receipt is
+-- taken: a repeat of this call waits there for the original, and then returns what that one claimed. When there is
+-- nothing to take, nothing is written at all.
+CREATE OR REPLACE FUNCTION tasker.claim_steps(request jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    me constant uuid := (request->>'executor')::uuid;
+    this_call constant bigint := (request->>'call_no')::bigint;
+    wanted constant integer := least(greatest(coalesce((request->>'limit')::integer, 1), 1), 1000);
+    budget constant double precision := coalesce((request->>'budget_ms')::double precision, 50);
+    max_bytes constant bigint := coalesce((request->>'max_claim_bytes')::bigint, 8388608);
+    max_rounds constant integer := 10;
+    stop boolean;
+    served text[];
+    n_queues integer;
+    cursors bigint[];
+    dry boolean[];
+    here text;
+    i integer;
+    share integer;
+    spent double precision := 0;
+    alone boolean := false;
+    over_budget boolean := false;
+    more_timers boolean := false;
+    batch record;
+    keys record;
+    step record;
+    -- What was decided, by step: taken ones, and for every queue the messages that are used up.
+    take_tasks uuid[] := '{}'; take_positions integer[] := '{}'; take_maps integer[] := '{}'; take_fences integer[] := '{}';
+    take_states text[] := '{}';
+    timer_tasks uuid[] := '{}'; timer_positions integer[] := '{}'; timer_maps integer[] := '{}';
+    used_queues text[] := '{}'; used_messages bigint[] := '{}';
+    bad_queues text[] := '{}'; bad_messages bigint[] := '{}'; bad_bodies jsonb[] := '{}';
+    held record;
+    answer jsonb;
+    next_due double precision;
+BEGIN
+    PERFORM tasker.assert_read_committed('claim_steps');
+    stop := tasker.check_executor(me, this_call);
+    IF request->'finished' IS NOT NULL THEN
+        PERFORM tasker.delete_finished_receipts(me, ARRAY(SELECT jsonb_array_elements_text(request->'finished')::bigint));
+    END IF;
+    SELECT coalesce(array_agg(n.queue ORDER BY n.queue), '{}') INTO served
+    FROM jsonb_array_elements_text(request->'queues') AS q(name)
+    JOIN tasker.namespaces AS n ON n.queue = q.name
+    WHERE n.paused_at IS NULL;
+    n_queues := cardinality(served);
+    IF stop THEN
+        n_queues := 0;
+    END IF;
+    cursors := array_fill(0::bigint, ARRAY[greatest(n_queues, 1)]);
+    dry := array_fill(false, ARRAY[greatest(n_queues, 1)]);
+
+    <<rounds>>
+    FOR round IN 1 .. max_rounds LOOP
+        EXIT WHEN n_queues = 0;
+        FOR turn IN 0 .. n_queues - 1 LOOP
+            EXIT rounds WHEN cardinality(take_tasks) >= wanted OR alone OR over_budget;
+            -- Another queue begins with every call, and in its first round each gets its share, so that none starves.
+            i := ((this_call + turn) % n_queues)::integer + 1;
+            CONTINUE WHEN dry[i];
+            here := served[i];
+            share := ceil((wanted - cardinality(take_tasks))::double precision
+                          / CASE WHEN round = 1 THEN n_queues - turn ELSE 1 END)::integer;
+
+            SELECT m.msg_ids, m.messages INTO batch FROM tasker.queue_lock(here, cursors[i], share) AS m;
+            dry[i] := coalesce(cardinality(batch.msg_ids), 0) < share;
+            IF batch.msg_ids IS NOT NULL THEN
+                cursors[i] := batch.msg_ids[cardinality(batch.msg_ids)];
+                FOR step IN
+                    SELECT m.msg_id, m.message FROM unnest(batch.msg_ids, batch.messages) AS m(msg_id, message)
+                    WHERE NOT tasker.is_step_message(m.message)
+                LOOP
+                    bad_queues := bad_queues || here; bad_messages := bad_messages || step.msg_id;
+                    bad_bodies := bad_bodies || step.message;
+                END LOOP;
+            END IF;
+
+            -- Lock the steps that are due, by message or by timer. Whoever holds one of them is working on it: skip it, its
+            -- message and timer stay.
+            WITH due AS (
+                SELECT DISTINCT ON (d.task_uuid, d.step_position, d.map_index) d.* FROM (
+                    SELECT (m.message->>'task_uuid')::uuid AS task_uuid, (m.message->>'position')::integer AS step_position,
+                           coalesce((m.message->>'map_index')::integer, 0) AS map_index, m.msg_id, NULL::timestamptz AS due_at
+                    FROM unnest(batch.msg_ids, batch.messages) AS m(msg_id, message)
+                    WHERE tasker.is_step_message(m.message)
+                    UNION ALL
+                    (SELECT w.task_uuid, w.position, w.map_index, NULL, w.due_at
+                     FROM tasker.step_timers AS w
+                     WHERE w.queue = here AND w.due_at <= tasker.now() AND w.kind = 'retry' AND round = 1
+                     ORDER BY w.due_at LIMIT share)) AS d
+                ORDER BY d.task_uuid, d.step_position, d.map_index, d.msg_id
+            ), locked AS (
+                SELECT d.* FROM due AS d
+                JOIN tasker.workflow_steps AS s
+                  ON s.task_uuid = d.task_uuid AND s.position = d.step_position AND s.map_index = d.map_index
+                ORDER BY d.task_uuid, d.step_position, d.map_index
+                FOR NO KEY UPDATE OF s SKIP LOCKED
+            )
+            SELECT array_agg(l.task_uuid) AS task_uuids, array_agg(l.step_position) AS positions,
+                   array_agg(l.map_index) AS maps, array_agg(l.msg_id) AS msg_ids, count(l.due_at) >= share AS full_of_timers,
+                   count(l.msg_id) AS by_message
+            INTO keys FROM locked AS l;
+            more_timers := more_timers OR keys.full_of_timers;
+
+            -- A message whose step does not exist (pruned) is used up; one that was skipped above is not.
+            IF keys.by_message < cardinality(batch.msg_ids) THEN
+                SELECT used_messages || coalesce(array_agg(m.msg_id), '{}'),
+                       used_queues || coalesce(array_agg(here), '{}') INTO used_messages, used_queues
+                FROM unnest(batch.msg_ids, batch.messages) AS m(msg_id, message)
+                WHERE tasker.is_step_message(m.message) AND NOT EXISTS (
+                    SELECT FROM tasker.workflow_steps AS s
+                    WHERE s.task_uuid = (m.message->>'task_uuid')::uuid AND s.position = (m.message->>'position')::integer
+                      AND s.map_index = coalesce((m.message->>'map_index')::integer, 0));
+            END IF;
+            CONTINUE WHEN keys.task_uuids IS NULL;
+
+            -- Read only now, in a statement of its own: it sees what was committed before the locks were ours.
+            FOR step IN
+                SELECT k.task_uuid, k.step_position, k.map_index, k.msg_id, s.state, s.fence, s.losses, t.state AS task_state,
+                       n.expected_ms, w.due_at
+                FROM unnest(keys.task_uuids, keys.positions, keys.maps, keys.msg_ids)
+                     AS k(task_uuid, step_position, map_index, msg_id)
+                JOIN tasker.workflow_steps AS s
+                  ON s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index
+                JOIN tasker.tasks AS t ON t.task_uuid = k.task_uuid
+                JOIN tasker.named_steps AS n ON n.named_task_id = t.named_task_id AND n.position = k.step_position
+                LEFT JOIN tasker.step_timers AS w
+                  ON w.task_uuid = k.task_uuid AND w.position = k.step_position AND w.map_index = k.map_index
+                ORDER BY k.msg_id NULLS FIRST, w.due_at
+            LOOP
+                IF step.task_state = 'paused' OR NOT (
+                       (step.msg_id IS NOT NULL AND step.state = 'enqueued')
+                    OR (step.due_at <= tasker.now() AND step.state IN ('enqueued', 'waiting_for_retry'))) THEN
+                    -- A duplicate, or a task that is paused (resume sends and sets anew): used up, the state stays.
+                    IF step.msg_id IS NOT NULL THEN
+                        used_queues := used_queues || here; used_messages := used_messages || step.msg_id;
+                    END IF;
+                    IF step.task_state = 'paused' AND step.due_at <= tasker.now() THEN
+                        timer_tasks := timer_tasks || step.task_uuid; timer_positions := timer_positions || step.step_position;
+                        timer_maps := timer_maps || step.map_index;
+                    END IF;
+                    CONTINUE;
+                END IF;
+                CONTINUE WHEN alone OR over_budget OR cardinality(take_tasks) >= wanted;
+                -- A second message for a step that an earlier round took: the table does not show that yet.
+                CONTINUE WHEN round > 1 AND step.task_uuid = ANY (take_tasks) AND EXISTS (
+                    SELECT FROM unnest(take_tasks, take_positions, take_maps) AS k(task_uuid, step_position, map_index)
+                    WHERE k.task_uuid = step.task_uuid AND k.step_position = step.step_position
+                      AND k.map_index = step.map_index);
+                IF cardinality(take_tasks) > 0 THEN
+                    -- A step that has already seen an executor die is claimed alone: it may not take neighbours with it.
+                    CONTINUE WHEN step.losses > 0;
+                    over_budget := spent + coalesce(step.expected_ms, budget) > budget;
+                    CONTINUE WHEN over_budget;
+                END IF;
+                alone := step.losses > 0;
+                spent := spent + coalesce(step.expected_ms, budget);
+                take_tasks := take_tasks || step.task_uuid; take_positions := take_positions || step.step_position;
+                take_maps := take_maps || step.map_index; take_fences := take_fences || (step.fence + 1);
+                take_states := take_states || step.state;
+                IF step.msg_id IS NOT NULL THEN
+                    used_queues := used_queues || here; used_messages := used_messages || step.msg_id;
+                END IF;
+                IF step.due_at IS NOT NULL THEN
+                    timer_tasks := timer_tasks || step.task_uuid; timer_positions := timer_positions || step.step_position;
+                    timer_maps := timer_maps || step.map_index;
+                END IF;
+            END LOOP;
+        END LOOP;
+        EXIT WHEN false <> ALL (dry);
+    END LOOP;
+
+    IF cardinality(take_tasks) > 0 THEN
+        INSERT INTO tasker.step_claims (executor, call_no, task_uuids, positions, map_indexes, fences)
+        VALUES (me, this_call, take_tasks, take_positions, take_maps, take_fences)
+        ON CONFLICT DO NOTHING;
+        IF NOT FOUND THEN
+            SELECT * INTO held FROM tasker.held_by_receipt(me, this_call);
+            RETURN tasker.describe_claims(held.task_uuids, held.positions, held.map_indexes,
+                                          ARRAY(SELECT jsonb_array_elements_text(request->'known_templates')::integer), max_bytes)
+                || jsonb_build_object('call_no', this_call, 'queue_empty', false, 'next_due_seconds', NULL, 'stop_requested', stop);
+        END IF;
+        UPDATE tasker.workflow_steps AS s
+        SET state = 'in_progress', fence = k.fence, attempts = s.attempts + 1, executor = me,
+            started_at = clock_timestamp(), start_marked_at = NULL
+        FROM unnest(take_tasks, take_positions, take_maps, take_fences) AS k(task_uuid, step_position, map_index, fence)
+        WHERE s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index;
+        INSERT INTO tasker.workflow_step_transitions
+            (task_uuid, position, map_index, fence, from_state, to_state, executor, reason)
+        SELECT k.task_uuid, k.step_position, k.map_index, k.fence, k.state, 'in_progress', me, 'claimed'
+        FROM unnest(take_tasks, take_positions, take_maps, take_fences, take_states)
+             AS k(task_uuid, step_position, map_index, fence, state);
+    END IF;
+    IF cardinality(timer_tasks) > 0 THEN
+        DELETE FROM tasker.step_timers AS w
+        USING unnest(timer_tasks, timer_positions, timer_maps) AS k(task_uuid, step_position, map_index)
+        WHERE w.task_uuid = k.task_uuid AND w.position = k.step_position AND w.map_index = k.map_index;
+    END IF;
+    IF cardinality(used_messages) > 0 THEN
+        FOR batch IN SELECT u.queue, array_agg(u.msg_id) AS msg_ids
+                     FROM unnest(used_queues, used_messages) AS u(queue, msg_id) GROUP BY u.queue LOOP
+            PERFORM tasker.queue_remove(batch.queue, batch.msg_ids);
+        END LOOP;
+    END IF;
+    IF cardinality(bad_messages) > 0 THEN
+        PERFORM tasker.bury_messages(bad_queues, bad_messages, bad_bodies, 'not_a_step_message');
+    END IF;
+
+    IF cardinality(take_tasks) = 0 THEN
+        SELECT * INTO held FROM tasker.held_by_receipt(me, this_call);
+        take_tasks := held.task_uuids; take_positions := held.positions; take_maps := held.map_indexes;
+        SELECT extract(epoch FROM min(w.due_at) - tasker.now()) INTO next_due
+        FROM unnest(served) AS q(name)
+        CROSS JOIN LATERAL (SELECT x.due_at FROM tasker.step_timers AS x WHERE x.queue = q.name ORDER BY x.due_at LIMIT 1) AS w;
+    END IF;
+    answer := tasker.describe_claims(take_tasks, take_positions, take_maps,
+                                     ARRAY(SELECT jsonb_array_elements_text(request->'known_templates')::integer), max_bytes);
+    RETURN answer || jsonb_build_object('call_no', this_call, 'stop_requested', stop, 'next_due_seconds', greatest(next_due, 0),
+                                        'queue_empty', n_queues = 0 OR (false <> ALL (dry) AND NOT over_budget AND NOT alone AND NOT more_timers));
+END
+$$;

@@ -1,0 +1,24 @@
+-- Deletes the receipts that an executor names as finished, except those that still hold a step: a delayed call may have
+-- made one again after its repeat was finished. A delegated step no longer needs its receipt, its deadline is its lease.
+CREATE OR REPLACE FUNCTION tasker.delete_finished_receipts(executor uuid, call_nos bigint[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    IF coalesce(cardinality(call_nos), 0) = 0 THEN
+        RETURN;
+    END IF;
+    DELETE FROM tasker.step_claims AS c
+    WHERE c.executor = delete_finished_receipts.executor AND c.call_no = ANY (call_nos)
+      AND NOT EXISTS (
+          SELECT FROM unnest(c.task_uuids, c.positions, c.map_indexes, c.fences) AS k(task_uuid, step_position, map_index, fence)
+          JOIN tasker.workflow_steps AS s
+            ON s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index
+          WHERE s.state = 'in_progress' AND s.fence = k.fence AND s.executor = c.executor
+            AND NOT EXISTS (SELECT FROM tasker.step_timers AS d
+                            WHERE d.task_uuid = s.task_uuid AND d.position = s.position AND d.map_index = s.map_index
+                              AND d.kind = 'deadline'));
+END
+$$;

@@ -1,0 +1,18 @@
+-- What an executor must know of workflow versions, by named_task_id. Read once per process and version.
+CREATE OR REPLACE FUNCTION tasker.describe_templates(named_task_ids integer[]) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT coalesce(jsonb_object_agg(t.named_task_id, jsonb_build_object(
+    'namespace', t.namespace, 'name', t.name, 'version', t.version, 'input_schema', t.input_schema,
+    'document', t.definition->'document',
+    'steps', (SELECT jsonb_agg(jsonb_build_object(
+                  'position', s.position, 'name', s.name, 'kind', s.kind, 'namespace', s.namespace, 'handler', s.handler,
+                  'delegated', s.delegated, 'depends_on', s.depends_on, 'retryable', s.retryable,
+                  'max_attempts', s.max_attempts, 'timeout_seconds', s.timeout_seconds,
+                  'system_dependency', s.system_dependency, 'result_schema', s.result_schema,
+                  'expected_ms', s.expected_ms) ORDER BY s.position)
+              FROM tasker.named_steps AS s WHERE s.named_task_id = t.named_task_id))), '{}')
+FROM tasker.named_tasks AS t
+WHERE t.named_task_id = ANY (named_task_ids)
+$$;

@@ -1,0 +1,57 @@
+-- Audits and sends the messages of the roots of tasks that were just admitted, whose root steps the caller has made
+-- "enqueued". Beyond 256 roots of one task, the rest of its messages go out by the StepEnqueuer. Returns the queues.
+CREATE OR REPLACE FUNCTION tasker.enqueue_roots(task_uuids uuid[]) RETURNS text[]
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    burst constant integer := 256;
+    batch record;
+    queues text[] := '{}';
+    deferred jsonb[];
+BEGIN
+    IF cardinality(task_uuids) = 0 THEN
+        RETURN queues;
+    END IF;
+    INSERT INTO tasker.workflow_step_transitions (task_uuid, position, map_index, fence, from_state, to_state, reason)
+    SELECT a.task_uuid, s.position, 0, 0, 'pending', 'enqueued', 'admitted'
+    FROM unnest(task_uuids) AS a(task_uuid)
+    JOIN tasker.tasks AS t ON t.task_uuid = a.task_uuid
+    JOIN tasker.named_steps AS s ON s.named_task_id = t.named_task_id AND s.depends_on = '{}'
+    JOIN tasker.workflow_steps AS w ON w.task_uuid = a.task_uuid AND w.position = s.position AND w.map_index = 0
+    WHERE w.state = 'enqueued';
+
+    FOR batch IN
+        SELECT r.queue, array_agg(jsonb_build_object('task_uuid', r.task_uuid, 'step_uuid', r.step_uuid,
+                                                     'position', r.position, 'map_index', 0) ORDER BY r.no, r.position) AS messages
+        FROM (SELECT a.no, a.task_uuid, w.step_uuid, s.position, s.queue,
+                     row_number() OVER (PARTITION BY a.no ORDER BY s.position) AS root_no
+              FROM unnest(task_uuids) WITH ORDINALITY AS a(task_uuid, no)
+              JOIN tasker.tasks AS t ON t.task_uuid = a.task_uuid
+              JOIN tasker.named_steps AS s ON s.named_task_id = t.named_task_id AND s.depends_on = '{}'
+              JOIN tasker.workflow_steps AS w ON w.task_uuid = a.task_uuid AND w.position = s.position AND w.map_index = 0
+              WHERE w.state = 'enqueued') AS r
+        WHERE r.root_no <= burst
+        GROUP BY r.queue
+    LOOP
+        PERFORM tasker.queue_send(batch.queue, batch.messages);
+        queues := queues || batch.queue;
+    END LOOP;
+
+    SELECT array_agg(jsonb_build_object('task_uuid', d.task_uuid, 'position', -1, 'map_index', 0, 'from_index', d.from_index))
+    INTO deferred
+    FROM (SELECT a.task_uuid, (array_agg(s.position ORDER BY s.position))[burst + 1] AS from_index
+          FROM unnest(task_uuids) AS a(task_uuid)
+          JOIN tasker.tasks AS t ON t.task_uuid = a.task_uuid AND t.active > burst
+          JOIN tasker.named_steps AS s ON s.named_task_id = t.named_task_id AND s.depends_on = '{}'
+          GROUP BY a.task_uuid) AS d
+    WHERE d.from_index IS NOT NULL;
+    IF deferred IS NOT NULL THEN
+        PERFORM tasker.queue_send('step_enqueue', deferred);
+        queues := queues || 'step_enqueue'::text;
+    END IF;
+    RETURN queues;
+END
+$$;

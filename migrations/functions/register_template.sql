@@ -1,0 +1,113 @@
+-- Stores a version of a workflow. The same digest again is a no-op; a different one replaces a version that no task has
+-- used yet, and is an error (TK003) under a used one. Steps come in topological order and name what they depend on, so
+-- the graph is acyclic by construction, here as in every other language that calls this.
+--
+-- definition: namespace, name, version, digest, document, identity_strategy, input_schema, has_after_work,
+-- max_context_bytes, steps[] {name, kind, namespace, handler, delegated, depends_on[], retryable, max_attempts, backoff,
+-- backoff_base_ms, backoff_max_ms, backoff_multiplier, jitter_fraction, timeout_seconds, system_dependency, result_schema}
+-- Returns {named_task_id, is_new, replaced}.
+CREATE OR REPLACE FUNCTION tasker.register_template(definition jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    d record;
+    known record;
+    id integer;
+    was_new boolean := true;
+    problem record;
+BEGIN
+    IF jsonb_typeof(definition) IS DISTINCT FROM 'object' THEN
+        RAISE EXCEPTION 'a definition is a JSON object' USING ERRCODE = 'TK001', COLUMN = 'definition';
+    END IF;
+    SELECT * INTO d FROM jsonb_to_record(definition) AS x(
+        namespace text, name text, version text, digest text, identity_strategy text, input_schema jsonb,
+        has_after_work boolean, max_context_bytes integer, steps jsonb);
+    IF d.name IS NULL OR d.version IS NULL OR d.digest IS NULL OR jsonb_typeof(d.steps) IS DISTINCT FROM 'array'
+       OR jsonb_array_length(d.steps) = 0 THEN
+        RAISE EXCEPTION 'a definition needs namespace, name, version, digest and at least one step'
+            USING ERRCODE = 'TK001', COLUMN = 'definition';
+    END IF;
+
+    PERFORM tasker.ensure_namespace(n.namespace)
+    FROM (SELECT d.namespace AS namespace
+          UNION
+          SELECT coalesce(s->>'namespace', d.namespace) FROM jsonb_array_elements(d.steps) AS s ORDER BY 1) AS n;
+
+    SELECT s.no - 1 AS step_no, s.step->>'name' AS name, missing.name AS missing INTO problem
+    FROM jsonb_array_elements(d.steps) WITH ORDINALITY AS s(step, no)
+    LEFT JOIN LATERAL (
+        SELECT p.name FROM jsonb_array_elements_text(coalesce(nullif(s.step->'depends_on', 'null'), '[]')) AS p(name)
+        WHERE NOT EXISTS (SELECT FROM jsonb_array_elements(d.steps) WITH ORDINALITY AS e(step, no)
+                          WHERE e.no < s.no AND e.step->>'name' = p.name)
+        LIMIT 1) AS missing ON true
+    WHERE s.step->>'name' IS NULL OR missing.name IS NOT NULL
+    ORDER BY s.no LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '%', CASE WHEN problem.name IS NULL THEN format('steps[%s] has no name', problem.step_no)
+            ELSE format('step %L depends on %L, which is no earlier step', problem.name, problem.missing) END
+            USING ERRCODE = 'TK001', COLUMN = format('steps[%s]', problem.step_no),
+                  HINT = 'list the steps in an order in which each comes after all that it depends on';
+    END IF;
+
+    INSERT INTO tasker.named_tasks (namespace, name, version, digest, definition, identity_strategy, input_schema,
+                                    has_after_work, max_context_bytes, step_count)
+    VALUES (d.namespace, d.name, d.version, d.digest, definition, d.identity_strategy, nullif(d.input_schema, 'null'),
+            coalesce(d.has_after_work, false), coalesce(d.max_context_bytes, 1048576), jsonb_array_length(d.steps))
+    ON CONFLICT ON CONSTRAINT named_tasks_namespace_name_version_key DO NOTHING
+    RETURNING named_task_id INTO id;
+
+    IF id IS NULL THEN
+        was_new := false;
+        SELECT n.named_task_id, n.digest, n.used INTO known FROM tasker.named_tasks AS n
+        WHERE n.namespace = d.namespace AND n.name = d.name AND n.version = d.version FOR UPDATE;
+        IF known.digest = d.digest THEN
+            RETURN jsonb_build_object('named_task_id', known.named_task_id, 'is_new', false, 'replaced', false);
+        END IF;
+        IF known.used THEN
+            RAISE EXCEPTION 'a different definition of %/% is registered as version %, and tasks use it',
+                d.namespace, d.name, d.version
+                USING ERRCODE = 'TK003', COLUMN = 'version', HINT = 'raise the version: a version in use never changes';
+        END IF;
+        id := known.named_task_id;
+        UPDATE tasker.named_tasks AS n
+        SET digest = d.digest, definition = register_template.definition, identity_strategy = d.identity_strategy,
+            input_schema = nullif(d.input_schema, 'null'), has_after_work = coalesce(d.has_after_work, false),
+            max_context_bytes = coalesce(d.max_context_bytes, 1048576), step_count = jsonb_array_length(d.steps)
+        WHERE n.named_task_id = id;
+        DELETE FROM tasker.named_steps AS n WHERE n.named_task_id = id;
+    END IF;
+
+    WITH listed AS (
+        SELECT (s.no - 1)::integer AS step_position, s.step
+        FROM jsonb_array_elements(d.steps) WITH ORDINALITY AS s(step, no)
+    ), edges AS (
+        SELECT DISTINCT l.step_position AS child, p.step_position AS parent
+        FROM listed AS l
+        CROSS JOIN jsonb_array_elements_text(coalesce(nullif(l.step->'depends_on', 'null'), '[]')) AS needed(name)
+        JOIN listed AS p ON p.step->>'name' = needed.name
+    )
+    INSERT INTO tasker.named_steps (
+        named_task_id, position, name, kind, namespace, handler, delegated, depends_on, dependents, retryable,
+        max_attempts, backoff, backoff_base_ms, backoff_max_ms, backoff_multiplier, jitter_fraction, timeout_seconds,
+        system_dependency, result_schema)
+    SELECT id, l.step_position, l.step->>'name', coalesce(l.step->>'kind', 'standard'),
+           coalesce(l.step->>'namespace', d.namespace), coalesce(l.step->'handler', '{}'),
+           coalesce((l.step->>'delegated')::boolean, false),
+           coalesce((SELECT array_agg(e.parent ORDER BY e.parent) FROM edges AS e WHERE e.child = l.step_position), '{}'),
+           coalesce((SELECT array_agg(e.child ORDER BY e.child) FROM edges AS e WHERE e.parent = l.step_position), '{}'),
+           coalesce((l.step->>'retryable')::boolean, true), greatest(coalesce((l.step->>'max_attempts')::integer, 3), 1),
+           coalesce(l.step->>'backoff', 'exponential'), coalesce((l.step->>'backoff_base_ms')::bigint, 1000),
+           coalesce((l.step->>'backoff_max_ms')::bigint, 60000),
+           coalesce((l.step->>'backoff_multiplier')::double precision, 2),
+           coalesce((l.step->>'jitter_fraction')::double precision, 0), (l.step->>'timeout_seconds')::double precision,
+           l.step->>'system_dependency', nullif(l.step->'result_schema', 'null')
+    FROM listed AS l;
+
+    RETURN jsonb_build_object('named_task_id', id, 'is_new', was_new, 'replaced', NOT was_new);
+EXCEPTION
+    WHEN check_violation OR unique_violation OR not_null_violation OR data_exception THEN
+        RAISE EXCEPTION 'the definition is not valid: %', sqlerrm
+            USING ERRCODE = 'TK001', COLUMN = 'definition', HINT = 'see the reference of the template format';
+END
+$$;

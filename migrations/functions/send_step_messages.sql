@@ -1,0 +1,48 @@
+-- Sends the messages of steps to their queues, at most 256 in one call, and leaves the rest to the StepEnqueuer: one
+-- step_enqueue message for each parent, saying from where in its dependents messages are still missing. The caller has
+-- already made all of the steps "enqueued": only their messages may come later. "parents" is the position whose dependents
+-- the steps are; -1 means the task itself, and from_index is then a position. Returns the queues that got a message.
+CREATE OR REPLACE FUNCTION tasker.send_step_messages(
+    task_uuids uuid[], step_uuids uuid[], positions integer[], map_indexes integer[], queues text[], parents integer[])
+RETURNS text[]
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    burst constant integer := 256;
+    batch record;
+    sent text[] := '{}';
+    deferred jsonb[];
+BEGIN
+    FOR batch IN
+        SELECT s.queue, array_agg(jsonb_build_object('task_uuid', s.task_uuid, 'step_uuid', s.step_uuid,
+                                                     'position', s.step_position, 'map_index', s.map_index) ORDER BY s.no) AS messages
+        FROM unnest(task_uuids, step_uuids, positions, map_indexes, queues)
+             WITH ORDINALITY AS s(task_uuid, step_uuid, step_position, map_index, queue, no)
+        WHERE s.no <= burst
+        GROUP BY s.queue
+    LOOP
+        PERFORM tasker.queue_send(batch.queue, batch.messages);
+        sent := sent || batch.queue;
+    END LOOP;
+
+    IF cardinality(task_uuids) > burst THEN
+        SELECT array_agg(jsonb_build_object('task_uuid', d.task_uuid, 'position', d.parent, 'map_index', 0,
+                                            'from_index', d.from_index))
+        INTO deferred
+        FROM (SELECT r.task_uuid, r.parent,
+                     min(CASE WHEN r.parent < 0 THEN r.step_position
+                              ELSE array_position(n.dependents, r.step_position) - 1 END) AS from_index
+              FROM unnest(task_uuids[burst + 1:], positions[burst + 1:], parents[burst + 1:])
+                   AS r(task_uuid, step_position, parent)
+              JOIN tasker.tasks AS t ON t.task_uuid = r.task_uuid
+              LEFT JOIN tasker.named_steps AS n ON n.named_task_id = t.named_task_id AND n.position = r.parent
+              GROUP BY r.task_uuid, r.parent) AS d;
+        PERFORM tasker.queue_send('step_enqueue', deferred);
+        sent := sent || 'step_enqueue'::text;
+    END IF;
+    RETURN sent;
+END
+$$;

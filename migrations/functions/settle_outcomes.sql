@@ -1,0 +1,202 @@
+-- Records what became of running steps, and everything that follows from it: retries, failures, dependents, the end of
+-- tasks, and steps continued by the same executor. Internal; complete_steps and process_step_results stand on it.
+--
+-- outcomes: [{task_uuid, step_uuid, position, map_index, fence, executor, status, results | error | deadline_seconds,
+-- may_continue}]. wait: block on the tasks (the caller has set a lock_timeout) instead of answering "busy".
+--
+-- Order of locks: tasks in uuid order, then their steps in (task, position, map_index) order.
+CREATE OR REPLACE FUNCTION tasker.settle_outcomes(
+    outcomes jsonb, wait boolean, me uuid, call_no bigint, served text[], continue_limit integer, budget_ms double precision,
+    OUT answers jsonb, OUT finished jsonb, OUT queues text[],
+    OUT next_tasks uuid[], OUT next_positions integer[], OUT next_maps integer[])
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    o_tasks uuid[]; o_steps uuid[]; o_positions integer[]; o_maps integer[]; o_fences integer[]; o_executors uuid[];
+    o_status text[]; o_results jsonb[]; o_errors jsonb[]; o_deadlines double precision[]; o_continue boolean[];
+    locked uuid[];
+    o record;
+    verdict text;
+    why text;
+    state_now text;
+    said jsonb[] := '{}';
+    -- Accepted outcomes, by what they do to their step.
+    c_tasks uuid[] := '{}'; c_positions integer[] := '{}'; c_maps integer[] := '{}'; c_results jsonb[] := '{}';
+    c_continue boolean[] := '{}';
+    r_tasks uuid[] := '{}'; r_positions integer[] := '{}'; r_maps integer[] := '{}'; r_errors jsonb[] := '{}';
+    r_due timestamptz[] := '{}'; r_queues text[] := '{}'; r_fences integer[] := '{}';
+    f_tasks uuid[] := '{}'; f_positions integer[] := '{}'; f_maps integer[] := '{}'; f_errors jsonb[] := '{}';
+    d_tasks uuid[] := '{}'; d_positions integer[] := '{}'; d_maps integer[] := '{}'; d_due timestamptz[] := '{}';
+    d_fences integer[] := '{}';
+    -- Steps whose deadline ends with them.
+    t_tasks uuid[] := '{}'; t_positions integer[] := '{}'; t_maps integer[] := '{}';
+    a_tasks uuid[] := '{}'; a_positions integer[] := '{}'; a_maps integer[] := '{}'; a_fences integer[] := '{}';
+    a_states text[] := '{}'; a_executors uuid[] := '{}'; a_reasons text[] := '{}';
+    failure jsonb;
+    moment constant timestamptz := clock_timestamp();
+    delay interval;
+BEGIN
+    SELECT array_agg(x.task_uuid ORDER BY e.no), array_agg(x.step_uuid ORDER BY e.no),
+           array_agg(coalesce(x.position, k.step_position) ORDER BY e.no),
+           array_agg(coalesce(x.map_index, k.step_map_index, 0) ORDER BY e.no),
+           array_agg(x.fence ORDER BY e.no), array_agg(coalesce(x.executor, me) ORDER BY e.no),
+           array_agg(x.status ORDER BY e.no), array_agg(x.results ORDER BY e.no), array_agg(x.error ORDER BY e.no),
+           array_agg(x.deadline_seconds ORDER BY e.no), array_agg(coalesce(x.may_continue, false) ORDER BY e.no)
+    INTO o_tasks, o_steps, o_positions, o_maps, o_fences, o_executors, o_status, o_results, o_errors, o_deadlines, o_continue
+    FROM jsonb_array_elements(outcomes) WITH ORDINALITY AS e(outcome, no)
+    CROSS JOIN LATERAL jsonb_to_record(e.outcome) AS x(
+        task_uuid uuid, step_uuid uuid, position integer, map_index integer, fence integer, executor uuid, status text,
+        results jsonb, error jsonb, deadline_seconds double precision, may_continue boolean)
+    LEFT JOIN LATERAL tasker.step_key(x.task_uuid, x.step_uuid) AS k ON x.position IS NULL;
+
+    IF wait THEN
+        SELECT array_agg(t.task_uuid) INTO locked
+        FROM (SELECT x.task_uuid FROM tasker.tasks AS x WHERE x.task_uuid = ANY (o_tasks)
+              ORDER BY x.task_uuid FOR NO KEY UPDATE) AS t;
+    ELSE
+        SELECT array_agg(t.task_uuid) INTO locked
+        FROM (SELECT x.task_uuid FROM tasker.tasks AS x WHERE x.task_uuid = ANY (o_tasks)
+              ORDER BY x.task_uuid FOR NO KEY UPDATE SKIP LOCKED) AS t;
+    END IF;
+    locked := coalesce(locked, '{}');
+    PERFORM FROM unnest(o_tasks, o_positions, o_maps) AS k(task_uuid, step_position, map_index)
+    JOIN tasker.workflow_steps AS s
+      ON s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index
+    WHERE k.task_uuid = ANY (locked)
+    ORDER BY k.task_uuid, k.step_position, k.map_index
+    FOR NO KEY UPDATE OF s;
+
+    FOR o IN
+        SELECT k.no, k.task_uuid, k.step_uuid, k.step_position, k.map_index, k.fence, k.executor, k.status,
+               s.state, s.fence AS now_fence, s.executor AS now_executor, s.attempts,
+               n.delegated, n.retryable, n.max_attempts, n.backoff, n.backoff_base_ms, n.backoff_max_ms,
+               n.backoff_multiplier, n.jitter_fraction, n.queue,
+               k.task_uuid = ANY (locked) AS is_locked,
+               row_number() OVER (PARTITION BY k.task_uuid, k.step_position, k.map_index ORDER BY k.no) > 1 AS is_second
+        FROM unnest(o_tasks, o_steps, o_positions, o_maps, o_fences, o_executors, o_status) WITH ORDINALITY
+             AS k(task_uuid, step_uuid, step_position, map_index, fence, executor, status, no)
+        LEFT JOIN tasker.workflow_steps AS s
+          ON s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index
+        LEFT JOIN tasker.tasks AS t ON t.task_uuid = s.task_uuid
+        LEFT JOIN tasker.named_steps AS n ON n.named_task_id = t.named_task_id AND n.position = s.position
+        ORDER BY k.no
+    LOOP
+        verdict := 'accepted'; why := NULL; state_now := o.state;
+        IF o.state IS NULL THEN
+            verdict := 'stale'; why := 'not_found';
+        ELSIF NOT o.is_locked THEN
+            verdict := 'busy'; why := 'task_locked';
+        ELSIF o.is_second THEN
+            verdict := 'stale'; why := 'repeated_in_batch';
+        ELSIF o.status IS NULL OR o.status NOT IN ('complete', 'error', 'delegated') THEN
+            RAISE EXCEPTION 'outcome %: status must be complete, error or delegated', o.no - 1
+                USING ERRCODE = 'TK001', COLUMN = format('outcomes[%s].status', o.no - 1);
+        ELSIF o.state <> 'in_progress' OR o.fence IS DISTINCT FROM o.now_fence OR o.executor IS DISTINCT FROM o.now_executor THEN
+            -- A repeated report is accepted only if this very fence ended in this outcome.
+            IF o.fence = o.now_fence AND o.executor = o.now_executor
+               AND (o.status = 'complete' AND o.state = 'complete'
+                    OR o.status = 'error' AND o.state IN ('waiting_for_retry', 'error')) THEN
+                why := 'repeated';
+            ELSE
+                verdict := 'stale';
+                why := CASE WHEN o.state = 'cancelled' THEN 'cancelled'
+                            WHEN o.state <> 'in_progress' THEN 'step_is_' || o.state
+                            WHEN o.fence IS DISTINCT FROM o.now_fence THEN 'fence_is_old'
+                            ELSE 'executor_differs' END;
+            END IF;
+        ELSIF o.status = 'delegated' THEN
+            d_tasks := d_tasks || o.task_uuid; d_positions := d_positions || o.step_position; d_maps := d_maps || o.map_index;
+            d_fences := d_fences || o.fence;
+            d_due := d_due || (tasker.now() + make_interval(secs => least(greatest(coalesce(o_deadlines[o.no], 0), 0), 2592000)));
+        ELSIF o.status = 'complete' THEN
+            c_tasks := c_tasks || o.task_uuid; c_positions := c_positions || o.step_position; c_maps := c_maps || o.map_index;
+            c_results := c_results || ARRAY[o_results[o.no]]; c_continue := c_continue || o_continue[o.no];
+            a_tasks := a_tasks || o.task_uuid; a_positions := a_positions || o.step_position; a_maps := a_maps || o.map_index;
+            a_fences := a_fences || o.fence; a_states := a_states || 'complete'::text; a_executors := a_executors || o.executor;
+            a_reasons := a_reasons || NULL::text;
+            state_now := 'complete';
+        ELSE
+            failure := jsonb_build_object(
+                'message', left(coalesce(o_errors[o.no]->>'message', 'no message'), 16384),
+                'type', left(coalesce(o_errors[o.no]->>'type', 'Error'), 256), 'attempt', o.attempts,
+                'retryable', coalesce((o_errors[o.no]->>'retryable')::boolean, true),
+                'timeout', coalesce((o_errors[o.no]->>'timeout')::boolean, false));
+            a_tasks := a_tasks || o.task_uuid; a_positions := a_positions || o.step_position; a_maps := a_maps || o.map_index;
+            a_fences := a_fences || o.fence; a_executors := a_executors || o.executor;
+            a_reasons := a_reasons || (failure->>'type');
+            IF (failure->>'retryable')::boolean AND o.retryable AND o.attempts < o.max_attempts THEN
+                delay := coalesce(
+                    make_interval(secs => least(greatest((o_errors[o.no]->>'retry_after_seconds')::double precision, 0), 2592000)),
+                    tasker.step_retry_delay(o.backoff, o.backoff_base_ms, o.backoff_max_ms, o.backoff_multiplier,
+                                            o.jitter_fraction, o.attempts, random()));
+                r_tasks := r_tasks || o.task_uuid; r_positions := r_positions || o.step_position; r_maps := r_maps || o.map_index;
+                r_errors := r_errors || failure; r_due := r_due || (tasker.now() + delay); r_queues := r_queues || o.queue;
+                r_fences := r_fences || o.fence;
+                a_states := a_states || 'waiting_for_retry'::text;
+                state_now := 'waiting_for_retry';
+            ELSE
+                f_tasks := f_tasks || o.task_uuid; f_positions := f_positions || o.step_position; f_maps := f_maps || o.map_index;
+                f_errors := f_errors || failure;
+                a_states := a_states || 'error'::text;
+                state_now := 'error';
+            END IF;
+        END IF;
+        IF verdict = 'accepted' AND why IS NULL AND o.delegated AND o.status <> 'delegated' THEN
+            t_tasks := t_tasks || o.task_uuid; t_positions := t_positions || o.step_position; t_maps := t_maps || o.map_index;
+        END IF;
+        said := said || jsonb_build_object('task_uuid', o.task_uuid, 'step_uuid', o.step_uuid, 'fence', o.fence,
+                                           'answer', verdict, 'reason', why, 'state', state_now);
+    END LOOP;
+    answers := to_jsonb(said);
+
+    IF cardinality(t_tasks) > 0 THEN
+        DELETE FROM tasker.step_timers AS w
+        USING unnest(t_tasks, t_positions, t_maps) AS k(task_uuid, step_position, map_index)
+        WHERE w.task_uuid = k.task_uuid AND w.position = k.step_position AND w.map_index = k.map_index;
+    END IF;
+    IF cardinality(c_tasks) > 0 THEN
+        UPDATE tasker.workflow_steps AS s
+        SET state = 'complete', results = k.results, error = NULL, finished_at = moment
+        FROM unnest(c_tasks, c_positions, c_maps, c_results) AS k(task_uuid, step_position, map_index, results)
+        WHERE s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index;
+    END IF;
+    IF cardinality(r_tasks) > 0 THEN
+        UPDATE tasker.workflow_steps AS s
+        SET state = 'waiting_for_retry', error = k.failure
+        FROM unnest(r_tasks, r_positions, r_maps, r_errors) AS k(task_uuid, step_position, map_index, failure)
+        WHERE s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index;
+        INSERT INTO tasker.step_timers (task_uuid, position, map_index, kind, queue, due_at, set_at, fence)
+        SELECT k.task_uuid, k.step_position, k.map_index, 'retry', k.queue, k.due_at, tasker.now(), k.fence
+        FROM unnest(r_tasks, r_positions, r_maps, r_queues, r_due, r_fences)
+             AS k(task_uuid, step_position, map_index, queue, due_at, fence);
+    END IF;
+    IF cardinality(d_tasks) > 0 THEN
+        INSERT INTO tasker.step_timers (task_uuid, position, map_index, kind, queue, due_at, set_at, fence)
+        SELECT k.task_uuid, k.step_position, k.map_index, 'deadline', 'orchestration_step_results', k.due_at, tasker.now(), k.fence
+        FROM unnest(d_tasks, d_positions, d_maps, d_due, d_fences) AS k(task_uuid, step_position, map_index, due_at, fence)
+        ON CONFLICT ON CONSTRAINT step_timers_pkey DO NOTHING;
+    END IF;
+    IF cardinality(a_tasks) > 0 THEN
+        INSERT INTO tasker.workflow_step_transitions
+            (task_uuid, position, map_index, fence, from_state, to_state, executor, reason)
+        SELECT k.task_uuid, k.step_position, k.map_index, k.fence, 'in_progress', k.state, k.executor, k.reason
+        FROM unnest(a_tasks, a_positions, a_maps, a_fences, a_states, a_executors, a_reasons)
+             AS k(task_uuid, step_position, map_index, fence, state, executor, reason);
+    END IF;
+    IF cardinality(f_tasks) > 0 THEN
+        UPDATE tasker.workflow_steps AS s
+        SET state = 'error', error = k.failure, finished_at = moment
+        FROM unnest(f_tasks, f_positions, f_maps, f_errors) AS k(task_uuid, step_position, map_index, failure)
+        WHERE s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index;
+        PERFORM tasker.bury_steps(f_tasks, f_positions, f_maps, NULL);
+    END IF;
+
+    SELECT a.finished, a.queues, a.next_tasks, a.next_positions, a.next_maps
+    INTO finished, queues, next_tasks, next_positions, next_maps
+    FROM tasker.advance_tasks(c_tasks, c_positions, c_continue, c_tasks || f_tasks,
+                              me, call_no, served, continue_limit, budget_ms) AS a;
+END
+$$;
