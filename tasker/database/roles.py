@@ -75,7 +75,8 @@ GRANTED_FUNCTIONS = {
     "tasker_worker": (*_CLIENT, *_WORKER),
     "tasker_operator": (*_CLIENT, *_OPERATOR),
 }
-"""Functions of schema ``tasker`` that each role may call; all others are internal to the functions."""
+"""Functions of schema ``tasker`` that each role may call, beside those of the Celery transport (``celery_*``), which all
+may call; the others are internal to the functions."""
 
 
 def roles_sql() -> str:
@@ -83,7 +84,7 @@ def roles_sql() -> str:
     granted = ",\n            ".join(
         f"('{role}', ARRAY[{', '.join(repr(name) for name in names)}])" for role, names in GRANTED_FUNCTIONS.items()
     )
-    return f"""\
+    return rf"""
 DO $roles$
 DECLARE
     wanted text;
@@ -123,7 +124,8 @@ BEGIN
         EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA tasker TO %I', granted.role);
         FOR callable IN
             SELECT oid FROM pg_proc
-             WHERE pronamespace = 'tasker'::regnamespace AND proname = ANY (granted.names)
+             WHERE pronamespace = 'tasker'::regnamespace
+               AND (proname = ANY (granted.names) OR proname LIKE 'celery\_%')
         LOOP
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', callable, granted.role);
         END LOOP;
