@@ -155,8 +155,17 @@ def exclusive(path: Path, *, timeout_seconds: float, purpose: str) -> Iterator[N
 
 
 def is_free(path: Path) -> bool:
-    """Whether no process holds ``path`` exclusively."""
-    probe = FileLock(path)
-    free = probe.try_acquire(shared=True)  # shared: two that ask at once do not see each other
-    probe.release()
-    return free
+    """Whether no process holds ``path`` exclusively. Makes no file: the folder may be about to be removed."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask at once do not see each other
+    except BlockingIOError:
+        return False
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return True
+    finally:
+        os.close(descriptor)

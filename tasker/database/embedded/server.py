@@ -13,7 +13,7 @@ from urllib.parse import quote
 from tasker.database.embedded.directory import PORT, Directory, default_data_directory
 from tasker.database.embedded.guardian import ensure_guardian
 from tasker.database.embedded.installation import Installation, system_user
-from tasker.database.embedded.locks import FileLock, exclusive
+from tasker.database.embedded.locks import FileLock, exclusive, is_free
 from tasker.database.embedded.postmaster import Postmaster
 from tasker.errors import EmbeddedServerError
 
@@ -130,11 +130,14 @@ class EmbeddedServer:
             return
         # Whoever can lock the file alone is the last: parents and children that share our lock are counted, too.
         last = FileLock(self._directory.users_lock)
-        if last.try_acquire():
-            try:
-                self._postmaster.stop()
-            finally:
-                last.release()
+        while not last.try_acquire():
+            if is_free(self._directory.users_lock):
+                return  # not alone: there are others, and they use it
+            time.sleep(0.005)  # somebody else was told of the end first (the guardian, as a rule) and stops it
+        try:
+            self._postmaster.stop()
+        finally:
+            last.release()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,1 @@
+"""What users and we test with; the fixtures are in ``tasker.testing.plugin``."""

@@ -1,0 +1,104 @@
+"""The pytest plugin: real databases for tests, in milliseconds. Loaded by pytest wherever Tasker is installed.
+
+Nothing is imported or started before a fixture is used.
+
+``tasker_server`` (session)
+    The run's PostgreSQL server: an embedded one in a folder of its own, removed at the end. With
+    ``TASKER_TEST_DATABASE_URL=postgresql://postgres@127.0.0.1:5432/postgres`` in the environment, that server is used
+    instead, and databases are made and dropped there. It is a ``ScratchDatabases``: ``.url`` is the server's
+    maintenance database, ``.create(migrated=False)`` and ``.drop(url)`` make and drop further databases.
+
+``tasker_database_url`` (test)
+    The libpq URL of a fresh database with Tasker's schema. Dropped after the test, with whoever is still connected.
+
+``tasker_clock`` (test)
+    The engine's clock: ``tasker_clock.advance(seconds=30)``, ``.move_to(datetime)``, ``.now()``. Connections of
+    ``tasker_core`` follow it; others do after ``tasker_clock.attach(database)``. Worker processes do not.
+
+``tasker_core`` (test)
+    An ``OrchestrationCore`` on ``tasker_database_url``, closed after the test.
+
+``any_server``, ``any_database_url``
+    As ``tasker_server`` and ``tasker_database_url``, on each server there is: the test runs once on the first
+    (``own``) and once on the local server (``local``: ``postgresql://postgres@127.0.0.1:5432/postgres``, or what
+    ``TASKER_TEST_LOCAL_URL`` says). Where no local server answers, the second run is skipped; with ``CI=true`` it fails
+    instead if the machine has one.
+
+Example::
+
+    from tasker.testing import run_until_idle
+
+    def test_an_order_ships(tasker_core, tasker_clock):
+        handle = orders.create(...)
+        run_until_idle(tasker_core)
+        tasker_clock.advance(seconds=30)     # past the back-off of the step that failed
+        run_until_idle(tasker_core)
+        assert handle.state == "complete"
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tasker.database.scratch import ScratchDatabases
+    from tasker.testing.clock import Clock
+
+
+@pytest.fixture(scope="session")
+def tasker_server() -> Iterator[ScratchDatabases]:
+    """The PostgreSQL server of this test run."""
+    from tasker.testing.servers import databases
+
+    with databases() as found:
+        yield found
+
+
+@pytest.fixture
+def tasker_database_url(tasker_server: ScratchDatabases) -> Iterator[str]:
+    """A fresh database with Tasker's schema."""
+    url = tasker_server.create()
+    yield url
+    tasker_server.drop(url)
+
+
+@pytest.fixture
+def tasker_clock() -> Clock:
+    """The engine's clock, which the test may move."""
+    from tasker.testing.clock import Clock
+
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def _local_server() -> Iterator[ScratchDatabases]:
+    from tasker.testing.servers import databases_at, local_server_exists, local_server_url, why_not_local
+
+    reason = why_not_local()
+    if reason is not None:
+        message = f"the local PostgreSQL at {local_server_url()} cannot be used: {reason}"
+        if os.environ.get("CI", "").lower() in {"1", "true"} and local_server_exists():
+            pytest.fail(f"{message} (CI tests every server that the machine has)")
+        pytest.skip(message)
+    with databases_at(local_server_url()) as found:
+        yield found
+
+
+@pytest.fixture(scope="session", params=["own", "local"])
+def any_server(request: pytest.FixtureRequest) -> ScratchDatabases:
+    """Each PostgreSQL server there is, one after the other."""
+    name = {"own": "tasker_server", "local": "_local_server"}[request.param]
+    server: ScratchDatabases = request.getfixturevalue(name)
+    return server
+
+
+@pytest.fixture
+def any_database_url(any_server: ScratchDatabases) -> Iterator[str]:
+    """A fresh database with Tasker's schema on each server there is."""
+    url = any_server.create()
+    yield url
+    any_server.drop(url)
