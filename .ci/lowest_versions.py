@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-requirements = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+requirements = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
 for requirement in requirements:
     # "psycopg[binary,pool]>=3.2" -> "psycopg==3.2": constraints name no extras
     bound = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?>=([0-9.]+)", requirement)

@@ -1,39 +1,39 @@
 """Run a command as process 1 would: reap its orphans, and complain about every process it leaves behind.
 
-    python .ci/supervise.py SECONDS COMMAND ...
+    python .ci/supervise.py [--limit SECONDS] [--grace SECONDS] COMMAND ...
 
-Exits with the command's code; with 124 where it took longer than SECONDS; with 1 where it succeeded but left processes
-behind. Whatever is left is named and killed. (Linux: elsewhere orphans escape, and only the command's own children are seen.)
+Exits with the command's code; with 124 where it took longer than its limit; with 1 where it succeeded but left
+processes behind that did not end within the grace (a server that stops when its last user is gone may). Whatever is
+left is named and killed. (On Linux: elsewhere orphans escape, and only the command's own children are seen.)
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
-GRACE_SECONDS = 15.0
-"""How long orphans may take to end by themselves, such as a server that stops when its last user is gone."""
 
 
 class DeadlineReached(Exception):
     """The command takes longer than it may."""
 
 
-def main(limit_seconds: int, command: list[str]) -> int:
+def main(command: list[str], *, limit_seconds: int, grace_seconds: float) -> int:
+    """Run ``command``, and return the code to exit with."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGALRM, _on_alarm)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.alarm(limit_seconds)
     try:
-        code = _reap_until_end_of(subprocess.Popen(command).pid)
+        code = _reap_until_end_of(os.posix_spawnp(command[0], command, os.environ))
     except DeadlineReached:
         print(f"supervise: {' '.join(command)} took longer than {limit_seconds} s", file=sys.stderr)
         _kill(psutil.Process().children(recursive=True))
@@ -42,7 +42,7 @@ def main(limit_seconds: int, command: list[str]) -> int:
         _kill(psutil.Process().children(recursive=True))
         raise
     signal.alarm(0)
-    left = _wait_for_orphans()
+    left = _wait_for_orphans(grace_seconds)
     if left:
         print("supervise: left behind by", " ".join(command), file=sys.stderr)
         _kill(left)
@@ -60,13 +60,10 @@ def _reap_until_end_of(pid: int) -> int:
             return os.waitstatus_to_exitcode(status)
 
 
-def _wait_for_orphans() -> list[psutil.Process]:
-    deadline = time.monotonic() + GRACE_SECONDS
+def _wait_for_orphans(grace_seconds: float) -> list[psutil.Process]:
+    deadline = time.monotonic() + grace_seconds
     while True:
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
+        if not _reap_ended():
             return []
         if time.monotonic() > deadline:
             return psutil.Process().children(recursive=True)
@@ -80,7 +77,27 @@ def _kill(processes: list[psutil.Process]) -> None:
             process.kill()
         except psutil.NoSuchProcess:
             pass
+    # Killed ones are handed to this process and stay as zombies until they are reaped.
+    for _ in range(100):
+        if not _reap_ended():
+            break
+        time.sleep(0.02)
+
+
+def _reap_ended() -> bool:
+    """Reap every child that has ended; say whether any other is left."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--limit", type=int, default=1800)
+    parser.add_argument("--grace", type=float, default=15.0)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.command, limit_seconds=arguments.limit, grace_seconds=arguments.grace))
