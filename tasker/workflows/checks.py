@@ -1,0 +1,157 @@
+"""Checks that look at more than one field: the graph, the schemas, delegated steps; limits; and warnings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tasker.workflows import graph
+from tasker.workflows.celery_calls import check_call
+from tasker.workflows.model import StepTemplate, WorkflowTemplate
+from tasker.workflows.problems import Problem, did_you_mean
+from tasker.workflows.schemas import SchemaInvalid, compile_schema
+from tasker.workflows.yaml_source import Path_
+
+NOT_YET = "is stored, but nothing acts on it yet"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a workflow may be: ``system.max_workflow_steps`` and ``engine.dependency_graph.max_depth``."""
+
+    max_workflow_steps: int
+    max_depth: int
+
+
+def graph_of(template: WorkflowTemplate) -> dict[str, tuple[str, ...]]:
+    """Each step's name with the names of those it depends on."""
+    return {step.name: step.depends_on for step in template.steps}
+
+
+def check_template(template: WorkflowTemplate) -> Iterator[Problem]:
+    """Everything that is wrong with a template whose fields are right one by one."""
+    yield from _duplicate_names(template)
+    unknown = list(_dependencies(template))
+    yield from unknown
+    if not unknown:
+        yield from _cycles(template)
+    yield from _schemas(template)
+    for index, step in enumerate(template.steps):
+        yield from _handler(template, step, ("steps", index))
+
+
+def check_limits(template: WorkflowTemplate, limits: Limits) -> Iterator[Problem]:
+    """Where a template, right in itself, is larger than this installation allows."""
+    source = template.source
+    count = len(template.steps)
+    if count > limits.max_workflow_steps:
+        yield source.problem(
+            f"has {count:,} steps; system.max_workflow_steps allows {limits.max_workflow_steps:,}", ("steps",)
+        )
+    path = graph.deepest_path(graph_of(template))
+    if len(path) > limits.max_depth:
+        shown = " -> ".join([*path[:3], "...", path[-1]] if len(path) > 5 else path)
+        yield source.problem(
+            f"the chain {shown} is {len(path):,} steps long; engine.dependency_graph.max_depth allows "
+            f"{limits.max_depth:,}",
+            ("steps", [step.name for step in template.steps].index(path[-1])),
+        )
+
+
+def warnings_of(template: WorkflowTemplate) -> list[Problem]:
+    """Fields that the template uses and nothing acts on yet, and values that cannot mean what they say."""
+    source = template.source
+    found = [
+        source.problem(NOT_YET, (name,))
+        for name in ("task_handler", "domain_events", "lifecycle")
+        if getattr(template, name)
+    ]
+    if template.system_dependencies.secondary:
+        found.append(
+            source.problem("is stored for readers; only primary guards steps", ("system_dependencies", "secondary"))
+        )
+    for index, step in enumerate(template.steps):
+        path: Path_ = ("steps", index)
+        found += [
+            source.problem(NOT_YET, (*path, name)) for name in ("publishes_events", "lifecycle") if getattr(step, name)
+        ]
+        retry = step.retry
+        base, longest = retry.backoff_base_ms, retry.max_backoff_ms
+        if base is not None and longest is not None and base > longest:
+            found.append(
+                source.problem(
+                    f"is longer than max_backoff_ms, {longest:,}, which therefore is every delay",
+                    (*path, "retry", "backoff_base_ms"),
+                )
+            )
+        if ".<locals>." in step.handler.callable:
+            found.append(
+                source.problem(
+                    "is declared inside a function: only this process can run it; move it to the module's top level",
+                    (*path, "handler", "callable"),
+                )
+            )
+    return found
+
+
+def _duplicate_names(template: WorkflowTemplate) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for index, step in enumerate(template.steps):
+        if step.name in first:
+            place = template.source.place(("steps", first[step.name], "name"))
+            where = f" (the other is in line {place.line})" if place is not None else ""
+            yield template.source.problem(f"another step has this name{where}", ("steps", index, "name"))
+        first.setdefault(step.name, index)
+
+
+def _dependencies(template: WorkflowTemplate) -> Iterator[Problem]:
+    names = {step.name for step in template.steps}
+    for index, step in enumerate(template.steps):
+        path: Path_ = ("steps", index, "depends_on")
+        for number, needed in enumerate(step.depends_on):
+            if needed not in names:
+                hint = did_you_mean(needed, names - {step.name})
+                yield template.source.problem(f"there is no step {needed!r}{hint}", (*path, number))
+        for needed, times in Counter(step.depends_on).items():
+            if times > 1:
+                yield template.source.problem(f"names {needed!r} {times} times", path)
+
+
+def _cycles(template: WorkflowTemplate) -> Iterator[Problem]:
+    cycle = graph.find_cycle(graph_of(template))
+    if cycle is None:
+        return
+    index = [step.name for step in template.steps].index(cycle[0])
+    if len(cycle) == 2:
+        message = "depends on itself"
+    else:
+        message = f"the steps wait for one another in a cycle: {' -> '.join(cycle)}"
+    yield template.source.problem(message, ("steps", index, "depends_on"))
+
+
+def _schemas(template: WorkflowTemplate) -> Iterator[Problem]:
+    schemas = [(("input_schema",), template.input_schema)] + [
+        (("steps", index, "result_schema"), step.result_schema) for index, step in enumerate(template.steps)
+    ]
+    for path, schema in schemas:
+        if schema is None:
+            continue
+        try:
+            compile_schema(schema)
+        except SchemaInvalid as error:
+            yield template.source.problem(f"is no valid JSON Schema: {error.message}", (*path, *error.path))
+
+
+def _handler(template: WorkflowTemplate, step: StepTemplate, path: Path_) -> Iterator[Problem]:
+    handler = (*path, "handler")
+    if any(character.isspace() for character in step.handler.callable):
+        yield template.source.problem("must not contain spaces", (*handler, "callable"))
+    if step.celery_task is None:
+        return
+    if not step.celery_task:
+        yield template.source.problem("names no Celery task: write celery:package.tasks.name", (*handler, "callable"))
+    if step.handler.method is not None:
+        yield template.source.problem("means nothing for a Celery task", (*handler, "method"))
+    for at, message in check_call(step.handler.initialization, step.depends_on):
+        yield template.source.problem(message, (*handler, "initialization", *at))
