@@ -1,0 +1,86 @@
+"""What one Celery worker shares with its pool: how to stop, how to yield, and what its slots host."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from tasker.errors import ConfigurationError
+from tasker.executors.stop import StopSignal
+from tasker.hosting.roles import Role
+from tasker.hosting.yielding import YieldPipe
+
+
+class SharedFlag:
+    """One byte that the main process writes and every process of its pool reads."""
+
+    def __init__(self) -> None:
+        self._byte = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def set(self, value: bool) -> None:
+        """Write it."""
+        self._byte[0] = value
+
+    def is_set(self) -> bool:
+        """Read it."""
+        return self._byte[0] != 0
+
+
+@dataclass
+class WorkerHost:
+    """One Celery worker as a host of executors; made in its main process before the first fork.
+
+    Args:
+        hostname: Celery's name of the worker.
+        pool: ``prefork``, ``threads`` or ``solo``.
+        slots: how many slots the worker was asked for, the spare ones not counted.
+        spare_slots: slots added for ordinary tasks.
+        roles: what the slots host.
+        every_queue: the worker was started without ``-Q``, so new namespaces are its own, too.
+    """
+
+    hostname: str
+    pool: str
+    slots: int
+    spare_slots: int = 0
+    roles: tuple[Role, ...] = ()
+    every_queue: bool = False
+    stop: StopSignal = field(default_factory=StopSignal)
+    yields: YieldPipe = field(default_factory=YieldPipe)
+    detached: SharedFlag = field(default_factory=SharedFlag)
+    """Set while the consumer is between two broker connections: nobody could start a successor, so carry on."""
+
+    main_loop: Callable[[], Collection[int]] = tuple
+    """The descriptors that the worker's main loop reads. In a solo pool the executor yields when one is readable."""
+
+    pid: int = field(default_factory=os.getpid)
+
+
+_hosts: dict[str, WorkerHost] = {}
+
+
+def add_host(host: WorkerHost) -> None:
+    """Make ``host`` known under its hostname to this process and to all it forks."""
+    _hosts[host.hostname] = host
+
+
+def find_host(hostname: str) -> WorkerHost | None:
+    """The worker of that name that runs in this process or forked it."""
+    return _hosts.get(hostname)
+
+
+def host_of(hostname: str) -> WorkerHost:
+    """The worker of that name that runs in this process or forked it.
+
+    Raises:
+        ConfigurationError: there is none: the process was not forked from the worker.
+    """
+    host = _hosts.get(hostname)
+    if host is None:
+        raise ConfigurationError(
+            f"this process is not a fork of worker {hostname}, so it could not be told to stop",
+            hint="use worker_pool = 'prefork' with worker_pool_start_method = 'fork', or the pools threads and solo",
+        )
+    return host

@@ -1,0 +1,41 @@
+"""How a worker's main process treats the requests of executor tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.worker.request import Request
+
+from tasker.hosting.host import find_host
+from tasker.hosting.slot import Occupant
+
+
+class ExecutorRequest(Request):  # type: ignore[misc]  # Celery has no annotations
+    """The request of ``tasker.run_executors``, which acknowledges late when local, early when it came from a queue.
+
+    Local ones have nothing to acknowledge: the late acknowledgement is how their slot learns that they ended. Those from
+    a queue run for minutes and must not be redelivered; whoever sent them counts executors and sends again.
+    """
+
+    @property
+    def occupant(self) -> Occupant | None:
+        """What it is to its slot; ``None`` if it came from a queue."""
+        return self._on_ack if isinstance(self._on_ack, Occupant) else None
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A pool process or thread runs it now."""
+        super().on_accepted(pid, time_accepted)
+        if self.occupant is None:
+            self.acknowledge()
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """It raised, or its process died."""
+        if (occupant := self.occupant) is not None:
+            occupant.failed = True
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Cancel it on a cold shutdown, but not when the broker's connection is lost: it needs no broker."""
+        host = find_host(self.hostname)
+        if host is None or host.stop.is_set():
+            super().cancel(pool, signal=signal, emit_retry=emit_retry)

@@ -1,0 +1,111 @@
+"""Boot steps: what the worker and its consumer do for executors when they start, reconnect and stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from celery import bootsteps
+
+from tasker.hosting.host import find_host
+from tasker.hosting.resident import CHECK_SECONDS, ResidentExecutors
+
+
+class StopExecutors(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no annotations
+    """Sets the stop signal whenever the worker ends, also by ``control shutdown``, which sends no Celery signal."""
+
+    label = "Tasker: stop"
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self._host = find_host(worker.hostname)
+        if self._host is None:
+            return
+        # A soft shutdown first sleeps, then sends its signal: executors would work on through the sleep.
+        wait = worker.wait_for_soft_shutdown
+
+        def wait_for_soft_shutdown() -> Any:
+            self._stop()
+            return wait()
+
+        worker.wait_for_soft_shutdown = wait_for_soft_shutdown
+
+    def include_if(self, worker: Any) -> bool:
+        """Only workers of an app on which Tasker was installed."""
+        return self._host is not None
+
+    def close(self, worker: Any) -> None:
+        """Before the pool waits for its tasks."""
+        self._stop()
+
+    def stop(self, worker: Any) -> None:
+        """At a warm end."""
+        self._stop()
+
+    def terminate(self, worker: Any) -> None:
+        """At a cold end."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._host is not None:
+            self._host.stop.set()
+
+
+class HostExecutors(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Fills the worker's slots with executors while its consumer runs, and again after each reconnect."""
+
+    label = "Tasker: executors"
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._host = find_host(consumer.hostname)
+        self._timer: Any = None
+        self.residents: ResidentExecutors | None = None
+        if self._host is not None:
+            self.residents = ResidentExecutors(self._host, consumer)
+
+    def include_if(self, consumer: Any) -> bool:
+        """Only workers of an app on which Tasker was installed."""
+        return self._host is not None
+
+    def start(self, consumer: Any) -> None:
+        """Tasks can be consumed. With an event loop, the pool cannot take any yet: see below."""
+        assert self._host is not None
+        self._host.detached.set(False)
+        if consumer.hub is None:
+            self._attach(consumer.timer)
+
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+        """The event loop is about to run, and the pool has been registered with it."""
+        assert self._host is not None
+        self._host.main_loop = lambda: tuple(hub.readers)
+        self._attach(hub.timer, hub)
+
+    def stop(self, consumer: Any) -> None:
+        """The broker's connection was lost, or the worker ends."""
+        assert self._host is not None
+        assert self.residents is not None
+        self._host.detached.set(True)
+        self.residents.detach()
+        if self._timer is not None:
+            consumer.timer.cancel(self._timer)
+            self._timer = None
+
+    def _attach(self, timer: Any, hub: Any = None) -> None:
+        assert self._host is not None
+        assert self.residents is not None
+
+        loop_thread = threading.get_ident()
+
+        def call_later(seconds: float, function: Callable[[], Any]) -> None:
+            if hub is None or threading.get_ident() == loop_thread:
+                timer.call_after(seconds, function)
+            else:
+                # The timer belongs to the loop's thread, which this also wakes.
+                hub.call_soon(timer.call_after, seconds, function)
+
+        self.residents.attach(call_later)
+        self._timer = timer.call_repeatedly(CHECK_SECONDS, self.residents.check)

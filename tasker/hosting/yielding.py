@@ -1,0 +1,68 @@
+"""Asking one of several executors, whichever looks first, to give its worker slot to an ordinary task."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+
+class YieldPipe:
+    """Requests to yield, as bytes in a pipe that is made before the first fork and shared by all executors.
+
+    The worker's main process asks, and may take a request back that nobody has taken. Each byte is read by exactly one
+    executor, so one request frees one slot, in whichever process its taker lives.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    def ask(self) -> None:
+        """Ask one executor to yield."""
+        with contextlib.suppress(BlockingIOError):  # a full pipe asks thousands already
+            os.write(self._writer, b"y")
+
+    def withdraw(self) -> int:
+        """Take back the requests that nobody has taken, and return how many they were."""
+        return len(self._read(4096))
+
+    def ticket(self) -> YieldTicket:
+        """What one run of one executor watches."""
+        return YieldTicket(self)
+
+    def take(self) -> bool:
+        """Take one request, if there is one."""
+        return bool(self._read(1))
+
+    def fileno(self) -> int:
+        """Readable while a request waits to be taken; another executor may be faster."""
+        return self._reader
+
+    def close(self) -> None:
+        """Free the descriptors of this process."""
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _read(self, limit: int) -> bytes:
+        try:
+            return os.read(self._reader, limit)
+        except BlockingIOError:
+            return b""
+
+
+class YieldTicket:
+    """One executor's view of a :class:`YieldPipe`: once it has taken a request, it stays raised for this run."""
+
+    def __init__(self, pipe: YieldPipe) -> None:
+        self._pipe = pipe
+        self._taken = False
+
+    def is_set(self) -> bool:
+        """Whether this executor is the one to yield; takes a waiting request."""
+        self._taken = self._taken or self._pipe.take()
+        return self._taken
+
+    def fileno(self) -> int:
+        """Readable while a request waits to be taken."""
+        return self._pipe.fileno()
