@@ -1,0 +1,193 @@
+"""What all executors have in common: an incarnation in the database, heartbeats, the idle flag, counters."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import psycopg
+
+from tasker.database import functions
+from tasker.database.calls import Call
+from tasker.errors import ExecutorLost
+from tasker.executors.counters import Counters
+from tasker.executors.executor import ExecutorKind
+from tasker.executors.grace import GracePeriod
+from tasker.executors.incarnation import Incarnation
+from tasker.executors.link import Link
+from tasker.resilience.reconnecting import GaveUp
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class RegisteredExecutor:
+    """An executor as the ``executors`` table knows it.
+
+    The loop's thread registers, sets the idle flag and deregisters, over ``link``. Heartbeats come from a thread of
+    their own with a connection of their own. ``_identity`` guards the exchange of a lost incarnation for a new one,
+    which any thread may be the first to notice.
+
+    Args:
+        kind: its kind.
+        queues: names of the queues it serves.
+        worker: name of the Celery worker, or of the program, that hosts it.
+        link: the connection of the loop's thread.
+        grace: when it has to be done.
+    """
+
+    def __init__(
+        self, kind: ExecutorKind, queues: tuple[str, ...], *, worker: str, link: Link, grace: GracePeriod
+    ) -> None:
+        self.kind = kind
+        self.queues = queues
+        self.next_due_seconds: float | None = None
+        self.stop_requested = False
+        self.counters = Counters()
+        self.grace = grace
+        self.beat_soon: Callable[[], None] = _nothing
+        """Asks for a heartbeat before its time; set by the loop."""
+
+        self._worker = worker
+        self._link = link
+        self._identity = threading.RLock()
+        self._incarnation = Incarnation()
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The present one; another after the executor was declared lost."""
+        return self._incarnation
+
+    @property
+    def busy(self) -> bool:
+        """Whether work goes on in the background."""
+        return False
+
+    # -- registering ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Register, unless that is done.
+
+        Raises:
+            GaveUp: told to stop before the database answered.
+        """
+        incarnation = self._incarnation
+        if incarnation.registered:
+            return
+        request = {
+            "executor": incarnation.executor,
+            "kind": self.kind.value,
+            "worker": self._worker,
+            "queues": list(self.queues),
+            "pid": os.getpid(),
+        }
+        self._link.call(functions.register_executor(request))
+        with self._identity:
+            incarnation.registered = True
+
+    def lost(self, incarnation: Incarnation) -> None:
+        """The database says that ``incarnation`` is lost: take a new one, and drop what the old one held."""
+        with self._identity:
+            if incarnation.lost or not incarnation.registered:
+                return
+            incarnation.lost = True
+            self._incarnation = Incarnation()
+        logger.warning("%s %s was declared lost; it registers anew", self.kind, incarnation.executor)
+        self.counters.add(lost=1)
+        self.forget(incarnation)
+
+    def forget(self, incarnation: Incarnation) -> None:
+        """Drop what was held under a lost ``incarnation``; called on the thread that noticed."""
+
+    def deregister(self) -> None:
+        """Say good-bye, naming the last finished receipts. What is still held can be recovered by others at once."""
+        incarnation = self._incarnation
+        if not incarnation.registered:
+            return
+        with self._identity:
+            incarnation.registered = False  # a heartbeat under way that finds it gone means nothing
+        request = {"executor": incarnation.executor, "finished": incarnation.ledger.take_finished()}
+        try:
+            self._link.call(functions.deregister_executor(request))
+        except (GaveUp, psycopg.Error) as error:
+            # The sweep will find it.
+            logger.warning("%s could not say good-bye: %s", self.kind, error)
+        with self._identity:
+            self._incarnation = Incarnation()
+
+    # -- the loop's and the heartbeat's calls ---------------------------------------------------------------------
+
+    def call(self, call: Call[T]) -> T:
+        """A call that needs the incarnation to live, from the loop's thread.
+
+        Raises:
+            ExecutorLost: it does not; a new one has been taken and registers with the next ``start``.
+        """
+        incarnation = self._incarnation
+        try:
+            return self._link.call(call)
+        except ExecutorLost:
+            self.lost(incarnation)
+            raise
+
+    def set_idle(self, idle: bool) -> None:
+        """Commit the idle flag: whether a NOTIFY is worth sending."""
+        self.call(functions.set_executor_idle({"executor": self._incarnation.executor, "idle": idle}))
+
+    def beat(self, link: Link) -> None:
+        """Send one heartbeat over ``link`` and heed the answer; called on the heartbeat's thread.
+
+        Raises:
+            GaveUp, psycopg.Error: it could not be sent.
+        """
+        with self._identity:
+            incarnation = self._incarnation
+            if not incarnation.registered:
+                return
+        # Read before anything else: calls allotted later have higher numbers.
+        oldest = incarnation.ledger.oldest()
+        expected, reported = self.expected_ms()
+        request: dict[str, Any] = {
+            "executor": incarnation.executor,
+            "oldest_call_no": oldest,
+            "idle": None,
+            "counters": self.counters.snapshot(),
+        }
+        if expected:
+            request["expected_ms"] = expected
+        try:
+            answer = link.call(functions.heartbeat(request))
+        except ExecutorLost:
+            self.lost(incarnation)
+            return
+        reported()
+        if answer["stop_requested"]:
+            self.stop_requested = True
+        if answer["steps_lost"]:
+            self.steps_lost(answer["steps_lost"])
+
+    def expected_ms(self) -> tuple[Mapping[str, float], Callable[[], None]]:
+        """Averages for the heartbeat to carry, and what to call once they arrived."""
+        return {}, _nothing
+
+    def steps_lost(self, steps: list[dict[str, Any]]) -> None:
+        """The heartbeat's answer: steps that are no longer this executor's."""
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def stop(self, grace_seconds: float) -> None:
+        """Take nothing new and deregister."""
+        self.grace.begin(grace_seconds)
+        self.deregister()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._link.close()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,58 @@
+"""How long a stopping executor may go on: unlimited until it is told to stop, then a fixed time."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from tasker.executors.stop import StopSignal
+from tasker.executors.wake import wait_readable
+
+POLL_SECONDS = 0.05
+"""Longest sleep once the stop signal is set: its descriptor stays readable and wakes nobody any more."""
+
+
+class GracePeriod:
+    """When to give up, for everyone who waits on behalf of one executor.
+
+    It begins by itself once the stop signal is seen, or when ``begin`` is called for another reason to end.
+
+    Args:
+        stop: the signal of this process.
+        seconds: what is allowed after it.
+    """
+
+    def __init__(self, stop: StopSignal, seconds: float) -> None:
+        self._stop = stop
+        self._seconds = seconds
+        self._lock = threading.Lock()  # owns _ends_at
+        self._ends_at: float | None = None
+
+    def begin(self, seconds: float | None = None) -> None:
+        """Start the period, if it has not begun, with ``seconds`` instead of what was allowed at first."""
+        with self._lock:
+            if self._ends_at is None:
+                self._ends_at = time.monotonic() + (self._seconds if seconds is None else seconds)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the executor shall stop; notices the signal."""
+        if self._ends_at is None and self._stop.is_set():
+            self.begin()
+        return self._ends_at is not None
+
+    def over(self) -> bool:
+        """Whether nothing more may be waited for."""
+        return self.begun and self.remaining() <= 0
+
+    def remaining(self) -> float:
+        """Seconds left; infinite while the period has not begun."""
+        ends_at = self._ends_at
+        return float("inf") if ends_at is None else ends_at - time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, but not past the end of the period, nor through the stop signal."""
+        if self.begun:
+            time.sleep(max(0.0, min(seconds, POLL_SECONDS, self.remaining())))
+        else:
+            wait_readable([self._stop], seconds)

@@ -1,0 +1,144 @@
+"""A dedicated connection that is opened on first use and again when it was lost, and the calls made over it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+
+from tasker.database import functions
+from tasker.database.calls import Call, run
+from tasker.database.connection import Database, is_connection_lost
+from tasker.errors import TaskerError
+from tasker.resilience.circuits import Circuit
+from tasker.resilience.reconnecting import retry_connection
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+# The statement was rolled back through no fault of its own: serialization, deadlock, lock timeout, out of resources,
+# cancelled by the statement timeout.
+_TRANSIENT = ("40001", "40P01", "55P03", "57014")
+_TRANSIENT_CLASSES = ("53",)
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """The SQLSTATE of ``error``, or of what it was raised from."""
+    if isinstance(error, psycopg.Error):
+        return error.sqlstate
+    cause = error.__cause__
+    return cause.sqlstate if isinstance(cause, psycopg.Error) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the server rolled the statement back for a reason that passes."""
+    sqlstate = error.sqlstate if isinstance(error, psycopg.Error) else None
+    return sqlstate is not None and (sqlstate in _TRANSIENT or sqlstate[:2] in _TRANSIENT_CLASSES)
+
+
+class Link:
+    """One connection for one thread at a time; its owner sees to that, ``close`` alone may come from anywhere.
+
+    Args:
+        database: where to connect.
+        name: what the connection is for, as seen in ``pg_stat_activity`` and in the log.
+        circuit: guards connecting.
+        give_up: asked between attempts to reconnect.
+        sleep: waits between attempts, and returns early when it is worth asking ``give_up``.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        name: str,
+        circuit: Circuit,
+        give_up: Callable[[], bool],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._database = database
+        self._name = name
+        self._circuit = circuit
+        self._give_up = give_up
+        self._sleep = sleep
+        self._lock = threading.Lock()  # owns the members below, never held during a call
+        self._connection: psycopg.Connection[Any] | None = None
+        self._clock_offset = database.clock_offset
+        self._closed = False
+
+    def call(self, call: Call[T], *, lock_timeout_ms: int | None = None, transient: bool = True) -> T:
+        """The answer to ``call``, however often the connection is lost meanwhile.
+
+        The call is repeated as it is, so it must be one that the SQL core recognizes when it comes again.
+
+        Args:
+            call: what to call.
+            lock_timeout_ms: longest wait for a lock, where the call waits for some.
+            transient: also repeat what the server rolled back for a passing reason (deadlock, timeout).
+
+        Raises:
+            GaveUp: ``give_up`` said so before a connection was there.
+            TaskerError: refused by the SQL core.
+            psycopg.Error: refused by PostgreSQL.
+        """
+
+        def attempt() -> T:
+            connection = self._open()
+            try:
+                if lock_timeout_ms is None:
+                    return run(connection, call)
+                with connection.transaction():
+                    run(connection, functions.set_local("lock_timeout", f"{lock_timeout_ms}ms"))
+                    return run(connection, call)
+            except TaskerError:
+                raise
+            except BaseException:
+                # Unusable, or interrupted with an answer still on its way: the next call needs a clean one.
+                if connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                    self.drop()
+                raise
+
+        def is_lost(error: BaseException) -> bool:
+            return is_connection_lost(error) or (transient and is_transient(error))
+
+        try:
+            return attempt()
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            logger.info("%s: %s: %s", self._name, type(error).__name__, error)
+        return retry_connection(attempt, is_lost=is_lost, give_up=self._give_up, sleep=self._sleep, what=self._name)
+
+    def drop(self) -> None:
+        """Close the connection; the next call opens another."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                connection.close()
+
+    def close(self) -> None:
+        """Close for good."""
+        with self._lock:
+            self._closed = True
+        self.drop()
+
+    def _open(self) -> psycopg.Connection[Any]:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"{self._name} is closed")
+            connection = self._connection
+            moved = self._clock_offset != self._database.clock_offset
+        if connection is not None and not connection.closed and not moved:
+            return connection
+        self.drop()
+        offset = self._database.clock_offset
+        connection = self._circuit.call(self._database.connect, application_name=self._name)
+        with self._lock:
+            self._connection, self._clock_offset = connection, offset
+        return connection

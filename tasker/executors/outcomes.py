@@ -1,0 +1,107 @@
+"""Outcomes of steps as ``complete_steps`` takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from tasker.executors.held import HeldStep
+from tasker.handlers.failures import Failure, classify
+
+MAX_HOPS = 8
+MAX_CHAIN_SECONDS = 0.1
+"""How long a chain of steps may stay with one executor before the queue gets a say again."""
+
+RESULT_NOT_STORABLE = "result_not_storable"
+
+
+class Outcome:
+    """What became of one held step; ``body`` is sent as it is, with ``may_continue`` added when it is sent."""
+
+    __slots__ = ("answered", "body", "step")
+
+    def __init__(self, step: HeldStep, status: str, **parts: Any) -> None:
+        self.step = step
+        self.answered = False
+        """Accepted or stale, or its incarnation was lost: never to be sent again."""
+        self.body: dict[str, Any] = {
+            "task_uuid": step.task_uuid,
+            "step_uuid": step.step_uuid,
+            "position": step.position,
+            "map_index": step.map_index,
+            "fence": step.fence,
+            "status": status,
+            **parts,
+        }
+
+    @property
+    def status(self) -> str:
+        """``complete``, ``error`` or ``delegated``."""
+        status: str = self.body["status"]
+        return status
+
+    def may_continue(self, now: float) -> bool:
+        """Whether the steps that this one makes ready may stay here."""
+        return self.step.chain_hops < MAX_HOPS and now - self.step.chain_started < MAX_CHAIN_SECONDS
+
+
+def completed(step: HeldStep, encoded: bytes) -> Outcome:
+    """The handler returned; ``encoded`` is its result as strict JSON, encoded once and copied from here on."""
+    return Outcome(step, "complete", results=orjson.Fragment(encoded))
+
+
+def failed(step: HeldStep, failure: Failure) -> Outcome:
+    """The handler raised, or could not be called."""
+    return Outcome(step, "error", error=failure)
+
+
+def raised(step: HeldStep, error: BaseException) -> Outcome:
+    """As ``failed``, from the exception itself."""
+    return failed(step, classify(error))
+
+
+def timed_out(step: HeldStep) -> Outcome:
+    """The attempt took longer than its timeout."""
+    seconds = step.template.timeout_seconds
+    return Outcome(
+        step,
+        "error",
+        error={
+            "message": f"step {step.template.name} took longer than its timeout of {seconds:g} s",
+            "type": "timeout",
+            "retryable": True,
+            "retry_after_seconds": None,
+            "timeout": True,
+        },
+    )
+
+
+def interrupted(step: HeldStep) -> Outcome:
+    """The executor stopped while a step ran that must not run twice."""
+    message = f"the worker stopped while step {step.template.name} ran; it is not retryable, so what it did is unknown"
+    return Outcome(
+        step,
+        "error",
+        error={"message": message, "type": "outcome_unknown", "retryable": False, "retry_after_seconds": None},
+    )
+
+
+def delegated(step: HeldStep) -> Outcome:
+    """The step is about to be sent to a Celery task, which has this long to answer."""
+    return Outcome(step, "delegated", deadline_seconds=step.template.timeout_seconds)
+
+
+def refused(outcome: Outcome, error: BaseException) -> Outcome:
+    """In place of ``outcome``, which PostgreSQL cannot store: a permanent error of this step alone."""
+    text = str(error).encode("ascii", "replace").decode().replace("\0", "?")[:500]
+    return Outcome(
+        outcome.step,
+        "error",
+        error={
+            "message": f"the outcome of step {outcome.step.template.name} cannot be stored: {text}",
+            "type": RESULT_NOT_STORABLE,
+            "retryable": False,
+            "retry_after_seconds": None,
+        },
+    )
