@@ -56,6 +56,6 @@ def test_signals_reach_the_program_and_its_health_is_asked(dockerfile: str) -> N
 def test_everything_the_wheel_is_built_from_is_copied_into_the_build(dockerfile: str) -> None:
     copied = set(re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE))
     names = {name for line in copied for name in line.split()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "tasker", "settings", "migrations"} <= names
+    assert {"pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "tasker", "settings", "migrations"} <= names
     shown = (DOCKER / "Dockerfile.dockerignore").read_text().split()
     assert {f"!{name.split('/')[0]}" for name in names} <= set(shown)
