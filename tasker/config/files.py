@@ -81,6 +81,14 @@ def read_dir(folder: Path, environment: str, problems: list[Problem]) -> Iterato
         yield _read_part(part, folder, problems)
 
 
+def absolute_paths(value: Any, start: Path) -> Any:
+    """A list of paths (or paths with commas between) with relative ones counted from ``start``; else as it is."""
+    items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        return value
+    return [str(start / Path(item).expanduser()) for item in items if item]
+
+
 def shown(path: Path) -> str:
     """``path`` as it is shown to people: short where it lies below the working directory."""
     try:
@@ -102,8 +110,8 @@ def _read_part(part: Path, folder: Path, problems: list[Problem]) -> Layer:
             if twin is not None:
                 problems.append(Problem(key, f"{shown(path)}:{line}", None, f"is also set in {twin}; keep one of them"))
                 continue
-            if key == "engine.template_paths" and isinstance(value, list):
-                value = [str(folder.resolve().parent / item) if isinstance(item, str) else item for item in value]
+            if key == "engine.template_paths":
+                value = absolute_paths(value, folder.resolve().parent)
             layer.add(key, value, shown(path), line)
     return layer
 

@@ -17,6 +17,9 @@ from tasker.config.settings import Settings
 
 MASK = "********"
 
+_UNITS = frozenset({"", "seconds", "ms", "bytes", "interval", "timeout", "max", "min", "count", "size"})
+"""Words that many keys share."""
+
 _SECRET_IN_TEXT = re.compile(r"((?:ssl)?password|passfile)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&#]*)", re.IGNORECASE)
 
 
@@ -60,24 +63,52 @@ def all_sections() -> frozenset[str]:
     )
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that ``name`` most likely was meant to be, or ``None`` if none is like it."""
-    candidates = list(known)
-    found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.75)
-    if found:
-        return found[0]
-    # A key cut short ("pgmq.notify").
-    longer = [candidate for candidate in candidates if candidate.startswith(name)]
-    if len(longer) == 1:
-        return longer[0]
-    # The right key in the wrong section ("database.max_connections", "orchestration.batch_size").
-    leaf = name.rpartition(".")[2]
-    same_leaf = [candidate for candidate in candidates if candidate.rpartition(".")[2] == leaf]
-    if same_leaf:
-        return max(same_leaf, key=lambda candidate: difflib.SequenceMatcher(None, name, candidate).ratio())
-    by_leaf = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
-    found = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.8)
-    return by_leaf[found[0]] if found else None
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that ``name`` most likely was meant to be, or ``None`` if none is like it."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def nearest_key(name: str) -> str | None:
+    """The setting that ``name`` most likely was meant to be, or ``None`` if none is like it.
+
+    Long common parts ("orchestration.", "_interval_seconds") make unlike keys look alike, so the words that carry the
+    meaning must each be found, spelt roughly the same.
+    """
+    keys = list(all_keys())
+    section, _, leaf = name.lower().rpartition(".")
+    top = section.partition(".")[0]
+    likely = [key for key in keys if _same_meaning(leaf, key.rpartition(".")[2])]
+    at_home = [key for key in likely if _alike(key.rpartition(".")[0], section) or key.partition(".")[0] == top]
+    if not at_home:
+        # In a section it does not belong to; a word like "enabled" is at home everywhere and says nothing.
+        at_home = [key for key in likely if len(leaf) >= 8 and key.endswith(f".{leaf}")]
+    return max(at_home, key=lambda key: difflib.SequenceMatcher(None, name, key).ratio(), default=None)
+
+
+def siblings(name: str) -> tuple[str, list[str]]:
+    """The innermost table that ``name`` rightly names, and what it has: keys, and tables with a dot behind."""
+    table = name
+    while table and table not in all_sections():
+        table = table.rpartition(".")[0]
+    prefix = f"{table}." if table else ""
+    inside = [key.removeprefix(prefix) for key in all_keys() if key.startswith(prefix)]
+    return table, list(dict.fromkeys(key.partition(".")[0] + ("." if "." in key else "") for key in inside))
+
+
+def _alike(first: str, second: str, cutoff: float = 0.6) -> bool:
+    return difflib.SequenceMatcher(None, first, second).ratio() >= cutoff
+
+
+def _same_meaning(given: str, known: str) -> bool:
+    if _alike(given.replace("_", ""), known.replace("_", ""), 0.92):
+        return True
+    words = set(given.split("_")) - _UNITS
+    return bool(words) and all(any(_same_word(word, other) for other in known.split("_")) for word in words)
+
+
+def _same_word(given: str, known: str) -> bool:
+    return _alike(given, known, 0.8) or (len(given) >= 3 and known.startswith(given))
 
 
 def mask(value: str) -> str:

@@ -6,10 +6,11 @@ Importing dynaconf costs about a tenth of a second, so only loading does it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from tasker.config.files import Layer
-from tasker.config.keys import all_keys, all_sections, nearest, render_masked
+from tasker.config.files import Layer, absolute_paths
+from tasker.config.keys import all_keys, all_sections, nearest, nearest_key, render_masked, siblings
 from tasker.config.problems import Problem
 
 PREFIX = "TASKER_"
@@ -24,18 +25,23 @@ def environment_layers(environ: Mapping[str, str], problems: list[Problem]) -> l
     from dynaconf.utils.parse_conf import boolean_fix, parse_conf_data
 
     common, own = Layer(), Layer()
-    if environ.get("DATABASE_URL"):
+    if environ.get("DATABASE_URL"):  # empty is unset, for these as for the others: compose files write it so
         common.add("database.url", environ["DATABASE_URL"], "environment variable DATABASE_URL")
     known_variables = {key.variable.replace("__", "_"): key.variable for key in all_keys().values()}
     for variable, text in sorted(environ.items()):
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(PREFIX) or not text:
             continue
         name = variable.removeprefix(PREFIX)
         if "__" in name:
             key = name.replace("__", ".").lower()
-            secret = key in all_keys() and all_keys()[key].secret
-            value = text if secret else parse_conf_data(boolean_fix(text), tomlfy=True)
-            own.add(key, value, f"environment variable {variable}")
+            place = f"environment variable {variable}"
+            try:
+                # A password may look like TOML, or like one of dynaconf's "@" directives; a URL is taken as it is.
+                value = text if key == "database.url" else parse_conf_data(boolean_fix(text), tomlfy=True)
+            except Exception as error:  # a directive ("@int x") fails with whatever its conversion raises
+                problems.append(Problem(key, place, render_masked(key, text), f"cannot be read: {error}"))
+                continue
+            own.add(key, absolute_paths(value, Path.cwd()) if key == "engine.template_paths" else value, place)
         elif meant := known_variables.get(variable.upper()):
             problems.append(
                 Problem("", f"environment variable {variable}", None, f"is not read; did you mean {meant}?")
@@ -55,41 +61,53 @@ def check_names(layer: Layer, problems: list[Problem]) -> None:
         del layer.values[key]
 
 
-def merge(layers: Iterable[Layer]) -> dict[str, Any]:
+def merge(layers: Iterable[Layer], problems: list[Problem]) -> dict[str, Any]:
     """The nested tables that result when later layers win; lists are replaced, not joined."""
     from dynaconf import Dynaconf
     from dynaconf.loaders.base import SourceMetadata
 
-    merged = Dynaconf(
-        envvar_prefix=None, settings_files=[], environments=False, load_dotenv=False, loaders=[], core_loaders=[]
-    )
+    def empty() -> Dynaconf:
+        # Nothing is loaded on dynaconf's own initiative: no file it finds, no variable meant for another program.
+        return Dynaconf(
+            envvar_prefix=None, settings_files=[], environments=False, load_dotenv=False, loaders=[], core_loaders=[]
+        )
+
+    # Directives ("@format {env[PGHOST]}") are carried out one by one, so that a failing one can be named; where one
+    # failed nothing else can be read, so they have an object of their own.
+    merged, directives = empty(), empty()
     for layer in layers:
         for key, value in layer.values.items():
-            if not key.endswith("."):
-                source = SourceMetadata("tasker", str(layer.origins[key]), "global")
-                merged.set(key, value, dotted_lookup=True, loader_identifier=source)
+            if key.endswith("."):
+                continue
+            origin = layer.origins[key]
+            try:
+                directives.set("VALUE", value)
+                resolved = directives.get("VALUE")
+                resolved = [*resolved] if isinstance(resolved, list) else resolved
+            except Exception as error:  # with whatever the directive raises
+                problems.append(Problem(key, str(origin), render_masked(key, value), f"cannot be resolved: {error}"))
+                continue
+            merged.set(key, resolved, dotted_lookup=True, loader_identifier=SourceMetadata("tasker", str(origin), ""))
     sections = {key.partition(".")[0] for key in all_keys()}
     return {name.lower(): value for name, value in merged.as_dict().items() if name.lower() in sections}
 
 
 def _what_is_wrong(key: str) -> str:
-    keys, sections = all_keys(), all_sections()
-    if key in sections:
+    keys = all_keys()
+    if key in all_sections():
         return "is a table of settings, not a value"
     parent = key
     while parent := parent.rpartition(".")[0]:
         if parent in keys:
             return f"unknown key: {parent} is a single value ({keys[parent].allowed})"
-    if key.startswith("executor_pools.step_executor.processing_timeout_ms"):
+    if key == "executor_pools.step_executor.processing_timeout_ms":
         return "unknown key: steps have their own deadline, system.step_execution_timeout_seconds or timeout_seconds"
-    meant = nearest(key, keys)
-    if meant is None and (section := nearest(key.partition(".")[0], {name.partition(".")[0] for name in keys})):
-        tail = key.partition(".")[2]
-        meant = nearest(f"{section}.{tail}", keys) if tail else section
+    meant = nearest_key(key)
     if meant is not None:
         return f"unknown key; did you mean {meant}?"
-    section = key.partition(".")[0]
-    inside = [name for name in keys if name.startswith(f"{section}.")]
-    if inside:
-        return f"unknown key; {section} has {', '.join(name.removeprefix(f'{section}.') for name in inside)}"
-    return f"unknown section; there are {', '.join(sorted({name.partition('.')[0] for name in keys}))}"
+    table, inside = siblings(key)
+    if table:
+        return f"unknown key; {table} has {', '.join(inside)}"
+    top = {name.partition(".")[0] for name in keys}
+    section = nearest(key.partition(".")[0], top)
+    return "unknown section; " + (f"did you mean {section}?" if section else f"there are {', '.join(sorted(top))}")

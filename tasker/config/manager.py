@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasker.config.files import Layer, environments, read_dir, settings_dirs
-from tasker.config.keys import Key, all_keys, nearest, render_masked
+from tasker.config.keys import Key, all_keys, nearest, nearest_key, render_masked
 from tasker.config.layers import check_names, environment_layers, merge
 from tasker.config.problems import InvalidSettings, Problem
 from tasker.config.settings import Origin, Settings
@@ -74,7 +74,7 @@ class ConfigManager:
         layers += environment_layers(variables, problems)
         for layer in layers:
             check_names(layer, problems)
-        settings = _validate(merge(layers), name, layers, problems)
+        settings = _validate(merge(layers, problems), name, layers, problems)
         if settings is None or problems:
             raise InvalidSettings(problems, environment=name)
         settings.remember(_history(layers))
@@ -95,7 +95,7 @@ class ConfigManager:
         """
         known = all_keys().get(key)
         if known is None:
-            meant = nearest(key, all_keys())
+            meant = nearest_key(key)
             raise ConfigurationError(
                 f"there is no setting {key}",
                 hint=f"did you mean {meant}?" if meant else "`tasker config show` lists all",

@@ -212,7 +212,10 @@ class DatabaseSettings(Section):
         None,
         repr=False,
         description="URL of the database; unset means the embedded PostgreSQL.",
-        json_schema_extra={"secret": True, "allowed": "a PostgreSQL URL"},
+        json_schema_extra={
+            "secret": True,
+            "allowed": "a PostgreSQL URL such as postgresql://user:password@host:5432/database",
+        },
     )
     pool: ConnectionPoolSettings = ConnectionPoolSettings()
     statement_timeout_ms: int = Field(

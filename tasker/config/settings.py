@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pydantic import PrivateAttr, model_validator
+from pydantic import PrivateAttr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from tasker.config.relations import violations
@@ -20,6 +20,7 @@ from tasker.config.sections import (
     Section,
     SystemSettings,
 )
+from tasker.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +123,24 @@ class Settings(Section):
         Args:
             url: of the other database.
             place: what ``origin("database.url")`` says.
+
+        Raises:
+            ConfigurationError: it is no PostgreSQL URL.
         """
+        from tasker.config.keys import mask
+
         values = self.model_dump()
         values["database"]["url"] = url
         if not self._history.get("database.migrate_on_start"):
             del values["database"]["migrate_on_start"]
-        changed = Settings.model_validate(values)
+        try:
+            changed = Settings.model_validate(values)
+        except ValidationError:  # shows the password
+            raise ConfigurationError(
+                f"{mask(url)} is not a PostgreSQL URL",
+                hint="it looks like postgresql://user:password@host:5432/database",
+                field="database.url",
+            ) from None
         changed.remember({**self._history, "database.url": (Origin(place, value=url),)})
         return changed
 
