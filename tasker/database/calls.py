@@ -7,29 +7,35 @@ the two lines that execute differ. Errors of the SQL core come out as ``tasker.e
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.rows import tuple_row
+from sqlalchemy import Executable, SelectBase, text
 from sqlalchemy import exc as sqlalchemy_errors
-from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql.elements import TextClause
 
-from tasker.errors import InvalidRequest, TaskerError, from_sqlstate
+from tasker.errors import InvalidRequest, SchemaVersionError, TaskerError, from_sqlstate
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
 T = TypeVar("T")
 
 Rows = Sequence[Sequence[Any]]
-Target = psycopg.Connection[Any] | Connection | Session | scoped_session[Any]
+Target: TypeAlias = "psycopg.Connection[Any] | Connection | Session | scoped_session[Any]"
 """What a call can be executed on."""
-AsyncTarget = psycopg.AsyncConnection[Any] | AsyncConnection | AsyncSession | async_scoped_session[Any]
+AsyncTarget: TypeAlias = "psycopg.AsyncConnection[Any] | AsyncConnection | AsyncSession | async_scoped_session[Any]"
 
+_DIALECT = psycopg_dialect.dialect()  # type: ignore[no-untyped-call]
+_NOT_MIGRATED = ("3F000", "42P01", "42883")  # no such schema, table, function
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 
 
@@ -38,14 +44,23 @@ class Call(Generic[T]):
     """One statement.
 
     Attributes:
-        sql: the statement, with ``%(name)s`` for parameters and ``%%`` for a percent sign.
+        sql: the statement, with ``%(name)s`` for parameters and ``%%`` for a percent sign; parameters with another type
+            than their column's are cast by ``CAST(... AS ...)``.
         parameters: their values.
         decode: turns the rows into the answer.
+        statement: the same as a SQLAlchemy statement, where it was written as one.
     """
 
     sql: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     decode: Callable[[Rows], T] = field(kw_only=True)
+    statement: SelectBase | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def of(cls, statement: SelectBase, decode: Callable[[Rows], T]) -> Call[T]:
+        """The call that executes ``statement``, a SELECT on the models."""
+        compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+        return cls(str(compiled), compiled.params, decode=decode, statement=statement)
 
 
 def run(connection: psycopg.Connection[Any], call: Call[T]) -> T:
@@ -83,7 +98,7 @@ def execute(target: Target, call: Call[T]) -> T:
     It becomes part of the target's transaction, which is never committed or rolled back here. A session is not flushed.
 
     Raises:
-        TaskerError: the SQL core refused. As with any error in PostgreSQL, the transaction can only be rolled back then.
+        TaskerError: the SQL core refused. As with any error in PostgreSQL, the transaction is to be rolled back then.
         InvalidRequest: ``target`` is nothing of the kind.
     """
     if isinstance(target, psycopg.Connection):
@@ -93,7 +108,7 @@ def execute(target: Target, call: Call[T]) -> T:
     if not isinstance(target, Connection):
         raise _not_a_target(target, asynchronous=False)
     try:
-        rows = target.execute(_text(call.sql), dict(call.parameters)).fetchall()
+        rows = target.execute(*_for_sqlalchemy(call)).fetchall()
     except sqlalchemy_errors.DBAPIError as error:
         _raise_ours(error.orig, cause=error)
         raise
@@ -104,12 +119,14 @@ async def aexecute(target: AsyncTarget, call: Call[T]) -> T:
     """As ``execute``, on an async connection or session."""
     if isinstance(target, psycopg.AsyncConnection):
         return await arun(target, call)
-    if isinstance(target, (AsyncSession, async_scoped_session)):
+    # Whoever has one of these has imported the module; it needs greenlet, which others need not have.
+    asyncio = sys.modules.get("sqlalchemy.ext.asyncio")
+    if asyncio is not None and isinstance(target, (asyncio.AsyncSession, asyncio.async_scoped_session)):
         target = await target.connection()
-    if not isinstance(target, AsyncConnection):
+    if asyncio is None or not isinstance(target, asyncio.AsyncConnection):
         raise _not_a_target(target, asynchronous=True)
     try:
-        rows = (await target.execute(_text(call.sql), dict(call.parameters))).fetchall()
+        rows = (await target.execute(*_for_sqlalchemy(call))).fetchall()
     except sqlalchemy_errors.DBAPIError as error:
         _raise_ours(error.orig, cause=error)
         raise
@@ -125,6 +142,12 @@ def nothing(_rows: Rows) -> None:
     """The answer of a statement that has none."""
 
 
+def _for_sqlalchemy(call: Call[Any]) -> tuple[Executable, dict[str, Any]]:
+    if call.statement is not None:
+        return call.statement, {}
+    return _text(call.sql), dict(call.parameters)
+
+
 @lru_cache(maxsize=256)
 def _text(sql: str) -> TextClause:
     return text(_PARAMETER.sub(r":\1", sql).replace("%%", "%"))
@@ -132,7 +155,7 @@ def _text(sql: str) -> TextClause:
 
 def _raise_ours(error: BaseException | None, *, cause: BaseException | None = None) -> None:
     """Raise the exception that stands for the SQLSTATE of a driver's ``error``, if it is one of Tasker's."""
-    ours = translate(error)
+    ours = translate(error) or _schema_error(error)
     if ours is not None:
         raise ours from (cause or error)
 
@@ -158,6 +181,16 @@ def translate(error: BaseException | None) -> TaskerError | None:
     return from_sqlstate(sqlstate, message or str(error), hint=hint or detail, field=column)
 
 
+def _schema_error(error: BaseException | None) -> SchemaVersionError | None:
+    """A function, a table or all of Tasker's schema is not there: the database was not migrated, or not far enough."""
+    sqlstate = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if sqlstate not in _NOT_MIGRATED or not re.search(r"\btasker\b", str(error)):
+        return None
+    return SchemaVersionError(
+        f"the database lacks a part of Tasker's schema: {str(error).splitlines()[0]}", hint="run `tasker db migrate`"
+    )
+
+
 def _not_a_target(target: object, *, asynchronous: bool) -> InvalidRequest:
     wanted = (
         "a psycopg AsyncConnection, or a SQLAlchemy AsyncConnection or AsyncSession"
@@ -166,7 +199,7 @@ def _not_a_target(target: object, *, asynchronous: bool) -> InvalidRequest:
     )
     kind = type(target)
     hint = None
-    if isinstance(target, (psycopg.AsyncConnection, AsyncConnection, AsyncSession)):
+    if kind.__name__.lower().startswith("async"):
         hint = "use the method whose name begins with a, such as acreate"
     elif isinstance(target, (psycopg.Connection, Connection, Session)):
         hint = "use the method whose name does not begin with a, such as create"

@@ -135,6 +135,11 @@ def notify(channels: Sequence[str]) -> Call[None]:
     )
 
 
+def set_local(setting: str, value: str) -> Call[None]:
+    """Change a setting of PostgreSQL until the transaction ends, such as ``lock_timeout`` to ``"100ms"``."""
+    return Call("SELECT set_config(%(setting)s, %(value)s, true)", {"setting": setting, "value": value}, decode=nothing)
+
+
 # -- orchestration executors and the coordinator --------------------------------------------------------------
 
 
@@ -309,8 +314,7 @@ def remove_waiter(channel: str) -> Call[None]:
 def _call(name: str, request: Request, *, strict: bool = False) -> Call[Answer]:
     """A function that takes and returns one JSON value.
 
-    Args:
-        strict: check every value inside, which costs a walk over them; for what users gave and nobody has checked yet.
+    ``strict`` checks every value inside, which costs a walk over them: for what users gave and nobody has checked yet.
     """
     encoded = encode(request, what="the request") if strict else orjson.dumps(request, default=str)
     return Call(

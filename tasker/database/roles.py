@@ -75,8 +75,8 @@ GRANTED_FUNCTIONS = {
     "tasker_worker": (*_CLIENT, *_WORKER),
     "tasker_operator": (*_CLIENT, *_OPERATOR),
 }
-"""Functions of schema ``tasker`` that each role may call, beside those of the Celery transport (``celery_*``), which all
-may call; the others are internal to the functions."""
+"""Functions of schema ``tasker`` that each role may call. All may call those of the Celery transport (``celery_*``);
+the others are internal to the functions."""
 
 
 def roles_sql() -> str:
