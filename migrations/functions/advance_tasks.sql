@@ -15,7 +15,7 @@ SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_merg
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    d_tasks uuid[]; d_positions integer[]; d_counts integer[]; d_parents integer[]; d_ready boolean[];
+    d_rows tid[]; d_tasks uuid[]; d_positions integer[]; d_counts integer[]; d_parents integer[]; d_ready boolean[];
     d_steps uuid[]; d_fences integer[]; d_queues text[]; d_states text[]; d_may boolean[]; d_expected double precision[];
     d_paused boolean[];
     taken integer := 0;
@@ -23,29 +23,36 @@ DECLARE
     last_parent text := '';
     r record;
     done uuid[];
-    open_queues text[] := '{}';
+    open_queues text[] := ARRAY[]::text[];
 BEGIN
     finished := '[]'; queues := '{}'; next_tasks := '{}'; next_positions := '{}'; next_maps := '{}';
 
     -- The dependents of what was satisfied, each once, with how many of its dependencies that were and which was the last.
     IF cardinality(sat_tasks) > 0 THEN
-        SELECT array_agg(x.task_uuid ORDER BY x.task_uuid, x.child), array_agg(x.child ORDER BY x.task_uuid, x.child),
-               array_agg(x.n ORDER BY x.task_uuid, x.child), array_agg(x.parent ORDER BY x.task_uuid, x.child),
-               array_agg(s.state = 'pending' AND s.unmet = x.n ORDER BY x.task_uuid, x.child),
-               array_agg(s.step_uuid ORDER BY x.task_uuid, x.child), array_agg(s.fence ORDER BY x.task_uuid, x.child),
-               array_agg(n.queue ORDER BY x.task_uuid, x.child), array_agg(x.may ORDER BY x.task_uuid, x.child),
-               array_agg(n.expected_ms ORDER BY x.task_uuid, x.child),
-               array_agg(x.paused ORDER BY x.task_uuid, x.child)
-        INTO d_tasks, d_positions, d_counts, d_parents, d_ready, d_steps, d_fences, d_queues, d_may, d_expected, d_paused
-        FROM (SELECT k.task_uuid, e.child, t.named_task_id, t.state = 'paused' AS paused, count(*)::integer AS n,
-                     max(k.step_position) AS parent, bool_or(k.may) AS may
-              FROM unnest(sat_tasks, sat_positions, sat_continue) AS k(task_uuid, step_position, may)
-              JOIN tasker.tasks AS t ON t.task_uuid = k.task_uuid
-              JOIN tasker.named_steps AS p ON p.named_task_id = t.named_task_id AND p.position = k.step_position
-              CROSS JOIN unnest(p.dependents) AS e(child)
-              GROUP BY k.task_uuid, e.child, t.named_task_id, t.state) AS x
-        JOIN tasker.named_steps AS n ON n.named_task_id = x.named_task_id AND n.position = x.child
-        JOIN tasker.workflow_steps AS s ON s.task_uuid = x.task_uuid AND s.position = x.child AND s.map_index = 0;
+        WITH edges AS MATERIALIZED (
+            SELECT k.task_uuid, e.child, k.step_position, k.may, t.named_task_id, t.paused
+            FROM unnest(sat_tasks, sat_positions, sat_continue) AS k(task_uuid, step_position, may)
+            CROSS JOIN LATERAL (SELECT x.named_task_id, x.state = 'paused' AS paused FROM tasker.tasks AS x
+                                WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
+            CROSS JOIN LATERAL (SELECT x.dependents FROM tasker.named_steps AS x
+                                WHERE x.named_task_id = t.named_task_id AND x.position = k.step_position OFFSET 0) AS p
+            CROSS JOIN unnest(p.dependents) AS e(child)
+        ), children AS MATERIALIZED (
+            SELECT g.task_uuid, g.child, g.named_task_id, g.paused, count(*)::integer AS n, max(g.step_position) AS parent,
+                   bool_or(g.may) AS may
+            FROM edges AS g GROUP BY g.task_uuid, g.child, g.named_task_id, g.paused
+            ORDER BY g.task_uuid, g.child
+        )
+        SELECT array_agg(s.tid), array_agg(c.task_uuid), array_agg(c.child), array_agg(c.n), array_agg(c.parent),
+               array_agg(s.state = 'pending' AND s.unmet = c.n), array_agg(s.step_uuid), array_agg(s.fence),
+               array_agg(d.queue), array_agg(c.may), array_agg(d.expected_ms), array_agg(c.paused)
+        INTO d_rows, d_tasks, d_positions, d_counts, d_parents, d_ready, d_steps, d_fences, d_queues, d_may, d_expected, d_paused
+        FROM children AS c
+        CROSS JOIN LATERAL (SELECT x.ctid AS tid, x.state, x.unmet, x.step_uuid, x.fence FROM tasker.workflow_steps AS x
+                            WHERE x.task_uuid = c.task_uuid AND x.position = c.child AND x.map_index = 0
+                            FOR NO KEY UPDATE) AS s
+        CROSS JOIN LATERAL (SELECT x.queue, x.expected_ms FROM tasker.named_steps AS x
+                            WHERE x.named_task_id = c.named_task_id AND x.position = c.child OFFSET 0) AS d;
     END IF;
 
     IF d_tasks IS NOT NULL THEN
@@ -84,9 +91,9 @@ BEGIN
             fence = s.fence + c.one, attempts = s.attempts + c.one,
             executor = CASE c.one WHEN 1 THEN me ELSE s.executor END,
             started_at = CASE c.one WHEN 1 THEN clock_timestamp() ELSE s.started_at END
-        FROM unnest(d_tasks, d_positions, d_counts, d_states) AS k(task_uuid, step_position, n, state)
+        FROM unnest(d_rows, d_counts, d_states) AS k(tid, n, state)
         CROSS JOIN LATERAL (SELECT CASE WHEN k.state = 'in_progress' THEN 1 ELSE 0 END AS one) AS c
-        WHERE s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = 0;
+        WHERE s.ctid = k.tid;
 
         IF true = ANY (d_ready) THEN
             INSERT INTO tasker.workflow_step_transitions
@@ -116,23 +123,24 @@ BEGIN
     END IF;
 
     -- The task row is written only if its counter changes: a chain hands its one live step on and leaves it alone.
-    WITH changed AS (
+    WITH changed AS MATERIALIZED (
         SELECT x.task_uuid, sum(x.delta)::integer AS delta FROM (
             SELECT l.task_uuid, -1 AS delta FROM unnest(left_tasks) AS l(task_uuid)
             UNION ALL
             SELECT k.task_uuid, 1 FROM unnest(d_tasks, d_states) AS k(task_uuid, state) WHERE k.state IS NOT NULL) AS x
         GROUP BY x.task_uuid HAVING sum(x.delta) <> 0
-    ), ended AS (
-        SELECT c.task_uuid FROM changed AS c JOIN tasker.tasks AS t ON t.task_uuid = c.task_uuid
-        WHERE t.active + c.delta = 0 AND t.admitted_at IS NOT NULL
-    ), going_on AS (
-        UPDATE tasker.tasks AS t SET active = t.active + c.delta
+    ), judged AS MATERIALIZED (
+        SELECT c.task_uuid, c.delta, t.tid, t.active + c.delta = 0 AND t.admitted_at IS NOT NULL AS ends
         FROM changed AS c
-        WHERE t.task_uuid = c.task_uuid AND NOT EXISTS (SELECT FROM ended AS e WHERE e.task_uuid = c.task_uuid)
+        CROSS JOIN LATERAL (SELECT x.ctid AS tid, x.active, x.admitted_at FROM tasker.tasks AS x
+                            WHERE x.task_uuid = c.task_uuid OFFSET 0) AS t
+    ), going_on AS (
+        UPDATE tasker.tasks AS t SET active = t.active + j.delta
+        FROM judged AS j WHERE t.ctid = j.tid AND NOT j.ends
     )
-    SELECT array_agg(e.task_uuid ORDER BY e.task_uuid) INTO done FROM ended AS e;
+    SELECT array_agg(j.task_uuid) INTO done FROM judged AS j WHERE j.ends;
     IF done IS NOT NULL THEN
-        SELECT f.finished, queues || f.queues INTO finished, queues FROM tasker.finish_tasks(done) AS f;
+        SELECT f.finished, advance_tasks.queues || f.queues INTO finished, queues FROM tasker.finish_tasks(done) AS f;
     END IF;
 END
 $$;

@@ -14,11 +14,13 @@ BEGIN
            jsonb_build_object('step', n.name, 'namespace', d.namespace, 'task', d.name, 'version', d.version, 'fence', s.fence,
                               'attempts', s.attempts, 'losses', s.losses, 'executor', s.executor, 'error', s.error)
     FROM unnest(task_uuids, positions, map_indexes) AS k(task_uuid, step_position, map_index)
-    JOIN tasker.workflow_steps AS s
-      ON s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index
-    JOIN tasker.tasks AS t ON t.task_uuid = s.task_uuid
-    JOIN tasker.named_tasks AS d ON d.named_task_id = t.named_task_id
-    JOIN tasker.named_steps AS n ON n.named_task_id = t.named_task_id AND n.position = s.position
+    CROSS JOIN LATERAL (SELECT x.* FROM tasker.workflow_steps AS x
+                        WHERE x.task_uuid = k.task_uuid AND x.position = k.step_position AND x.map_index = k.map_index
+                        OFFSET 0) AS s
+    CROSS JOIN LATERAL (SELECT x.named_task_id FROM tasker.tasks AS x WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
+    CROSS JOIN LATERAL (SELECT x.* FROM tasker.named_tasks AS x WHERE x.named_task_id = t.named_task_id OFFSET 0) AS d
+    CROSS JOIN LATERAL (SELECT x.* FROM tasker.named_steps AS x
+                        WHERE x.named_task_id = t.named_task_id AND x.position = k.step_position OFFSET 0) AS n
     ON CONFLICT (task_uuid, position, map_index) WHERE resolved_at IS NULL AND kind = 'step' DO NOTHING;
 END
 $$;

@@ -35,11 +35,11 @@ DECLARE
     keys record;
     step record;
     -- What was decided, by step: taken ones, and for every queue the messages that are used up.
-    take_tasks uuid[] := '{}'; take_positions integer[] := '{}'; take_maps integer[] := '{}'; take_fences integer[] := '{}';
-    take_states text[] := '{}';
-    timer_tasks uuid[] := '{}'; timer_positions integer[] := '{}'; timer_maps integer[] := '{}';
-    used_queues text[] := '{}'; used_messages bigint[] := '{}';
-    bad_queues text[] := '{}'; bad_messages bigint[] := '{}'; bad_bodies jsonb[] := '{}';
+    take_rows tid[] := ARRAY[]::tid[]; take_tasks uuid[] := ARRAY[]::uuid[]; take_positions integer[] := ARRAY[]::integer[]; take_maps integer[] := ARRAY[]::integer[]; take_fences integer[] := ARRAY[]::integer[];
+    take_states text[] := ARRAY[]::text[];
+    timer_tasks uuid[] := ARRAY[]::uuid[]; timer_positions integer[] := ARRAY[]::integer[]; timer_maps integer[] := ARRAY[]::integer[];
+    used_queues text[] := ARRAY[]::text[]; used_messages bigint[] := ARRAY[]::bigint[];
+    bad_queues text[] := ARRAY[]::text[]; bad_messages bigint[] := ARRAY[]::bigint[]; bad_bodies jsonb[] := ARRAY[]::jsonb[];
     held record;
     answer jsonb;
     next_due double precision;
@@ -99,16 +99,19 @@ BEGIN
                      WHERE w.queue = here AND w.due_at <= tasker.now() AND w.kind = 'retry' AND round = 1
                      ORDER BY w.due_at LIMIT share)) AS d
                 ORDER BY d.task_uuid, d.step_position, d.map_index, d.msg_id
-            ), locked AS (
-                SELECT d.* FROM due AS d
-                JOIN tasker.workflow_steps AS s
-                  ON s.task_uuid = d.task_uuid AND s.position = d.step_position AND s.map_index = d.map_index
-                ORDER BY d.task_uuid, d.step_position, d.map_index
-                FOR NO KEY UPDATE OF s SKIP LOCKED
+            ), ordered AS MATERIALIZED (
+                SELECT d.* FROM due AS d ORDER BY d.task_uuid, d.step_position, d.map_index
+            ), locked AS MATERIALIZED (
+                SELECT d.*, s.tid, s.state, s.fence, s.losses FROM ordered AS d
+                CROSS JOIN LATERAL (
+                    SELECT x.ctid AS tid, x.state, x.fence, x.losses FROM tasker.workflow_steps AS x
+                    WHERE x.task_uuid = d.task_uuid AND x.position = d.step_position AND x.map_index = d.map_index
+                    FOR NO KEY UPDATE SKIP LOCKED) AS s
             )
             SELECT array_agg(l.task_uuid) AS task_uuids, array_agg(l.step_position) AS positions,
-                   array_agg(l.map_index) AS maps, array_agg(l.msg_id) AS msg_ids, count(l.due_at) >= share AS full_of_timers,
-                   count(l.msg_id) AS by_message
+                   array_agg(l.map_index) AS maps, array_agg(l.msg_id) AS msg_ids, array_agg(l.tid) AS tids,
+                   array_agg(l.state) AS states, array_agg(l.fence) AS fences, array_agg(l.losses) AS losses,
+                   count(l.due_at) >= share AS full_of_timers, count(l.msg_id) AS by_message
             INTO keys FROM locked AS l;
             more_timers := more_timers OR keys.full_of_timers;
 
@@ -124,18 +127,20 @@ BEGIN
             END IF;
             CONTINUE WHEN keys.task_uuids IS NULL;
 
-            -- Read only now, in a statement of its own: it sees what was committed before the locks were ours.
+            -- Tasks and timers are read only now, in a statement of its own: it sees what was committed before the locks
+            -- on the steps were ours.
             FOR step IN
-                SELECT k.task_uuid, k.step_position, k.map_index, k.msg_id, s.state, s.fence, s.losses, t.state AS task_state,
-                       n.expected_ms, w.due_at
-                FROM unnest(keys.task_uuids, keys.positions, keys.maps, keys.msg_ids)
-                     AS k(task_uuid, step_position, map_index, msg_id)
-                JOIN tasker.workflow_steps AS s
-                  ON s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index
-                JOIN tasker.tasks AS t ON t.task_uuid = k.task_uuid
-                JOIN tasker.named_steps AS n ON n.named_task_id = t.named_task_id AND n.position = k.step_position
-                LEFT JOIN tasker.step_timers AS w
-                  ON w.task_uuid = k.task_uuid AND w.position = k.step_position AND w.map_index = k.map_index
+                SELECT k.task_uuid, k.step_position, k.map_index, k.msg_id, k.tid, k.state, k.fence, k.losses,
+                       t.state AS task_state, n.expected_ms, w.due_at
+                FROM unnest(keys.task_uuids, keys.positions, keys.maps, keys.msg_ids, keys.tids, keys.states, keys.fences, keys.losses)
+                     AS k(task_uuid, step_position, map_index, msg_id, tid, state, fence, losses)
+                CROSS JOIN LATERAL (SELECT x.state, x.named_task_id FROM tasker.tasks AS x
+                                    WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
+                CROSS JOIN LATERAL (SELECT x.expected_ms FROM tasker.named_steps AS x
+                                    WHERE x.named_task_id = t.named_task_id AND x.position = k.step_position OFFSET 0) AS n
+                LEFT JOIN LATERAL (SELECT x.due_at FROM tasker.step_timers AS x
+                                   WHERE x.task_uuid = k.task_uuid AND x.position = k.step_position
+                                     AND x.map_index = k.map_index OFFSET 0) AS w ON true
                 ORDER BY k.msg_id NULLS FIRST, w.due_at
             LOOP
                 IF step.task_state = 'paused' OR NOT (
@@ -165,7 +170,7 @@ BEGIN
                 END IF;
                 alone := step.losses > 0;
                 spent := spent + coalesce(step.expected_ms, budget);
-                take_tasks := take_tasks || step.task_uuid; take_positions := take_positions || step.step_position;
+                take_rows := take_rows || step.tid; take_tasks := take_tasks || step.task_uuid; take_positions := take_positions || step.step_position;
                 take_maps := take_maps || step.map_index; take_fences := take_fences || (step.fence + 1);
                 take_states := take_states || step.state;
                 IF step.msg_id IS NOT NULL THEN
@@ -193,8 +198,7 @@ BEGIN
         UPDATE tasker.workflow_steps AS s
         SET state = 'in_progress', fence = k.fence, attempts = s.attempts + 1, executor = me,
             started_at = clock_timestamp(), start_marked_at = NULL
-        FROM unnest(take_tasks, take_positions, take_maps, take_fences) AS k(task_uuid, step_position, map_index, fence)
-        WHERE s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index;
+        FROM unnest(take_rows, take_fences) AS k(tid, fence) WHERE s.ctid = k.tid;
         INSERT INTO tasker.workflow_step_transitions
             (task_uuid, position, map_index, fence, from_state, to_state, executor, reason)
         SELECT k.task_uuid, k.step_position, k.map_index, k.fence, k.state, 'in_progress', me, 'claimed'
@@ -202,9 +206,7 @@ BEGIN
              AS k(task_uuid, step_position, map_index, fence, state);
     END IF;
     IF cardinality(timer_tasks) > 0 THEN
-        DELETE FROM tasker.step_timers AS w
-        USING unnest(timer_tasks, timer_positions, timer_maps) AS k(task_uuid, step_position, map_index)
-        WHERE w.task_uuid = k.task_uuid AND w.position = k.step_position AND w.map_index = k.map_index;
+        PERFORM tasker.delete_timers(timer_tasks, timer_positions, timer_maps);
     END IF;
     IF cardinality(used_messages) > 0 THEN
         FOR batch IN SELECT u.queue, array_agg(u.msg_id) AS msg_ids
@@ -225,7 +227,7 @@ BEGIN
     END IF;
     answer := tasker.describe_claims(take_tasks, take_positions, take_maps,
                                      ARRAY(SELECT jsonb_array_elements_text(request->'known_templates')::integer), max_bytes);
-    RETURN answer || jsonb_build_object('call_no', this_call, 'stop_requested', stop, 'next_due_seconds', greatest(next_due, 0),
+    RETURN answer || jsonb_build_object('call_no', this_call, 'stop_requested', stop, 'next_due_seconds', CASE WHEN next_due > 0 THEN next_due WHEN next_due <= 0 THEN 0 END,
                                         'queue_empty', n_queues = 0 OR (false <> ALL (dry) AND NOT over_budget AND NOT alone AND NOT more_timers));
 END
 $$;

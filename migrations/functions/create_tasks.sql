@@ -20,13 +20,12 @@ DECLARE
     hashes bytea[];
     fresh boolean[];
     admitted boolean[];
-    roots record;
     queues text[];
     moment constant timestamptz := clock_timestamp();
     answer jsonb;
 BEGIN
     IF coalesce(cardinality(requests), 0) = 0 THEN
-        RETURN '[]';
+        RETURN '[]'::jsonb;
     END IF;
     SELECT r.no - 1 AS request_no, p.field, p.message INTO problem
     FROM unnest(requests) WITH ORDINALITY AS r(request, no)

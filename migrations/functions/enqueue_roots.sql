@@ -9,7 +9,7 @@ AS $$
 DECLARE
     burst constant integer := 256;
     batch record;
-    queues text[] := '{}';
+    queues text[] := ARRAY[]::text[];
     deferred jsonb[];
 BEGIN
     IF cardinality(task_uuids) = 0 THEN
@@ -18,9 +18,11 @@ BEGIN
     INSERT INTO tasker.workflow_step_transitions (task_uuid, position, map_index, fence, from_state, to_state, reason)
     SELECT a.task_uuid, s.position, 0, 0, 'pending', 'enqueued', 'admitted'
     FROM unnest(task_uuids) AS a(task_uuid)
-    JOIN tasker.tasks AS t ON t.task_uuid = a.task_uuid
-    JOIN tasker.named_steps AS s ON s.named_task_id = t.named_task_id AND s.depends_on = '{}'
-    JOIN tasker.workflow_steps AS w ON w.task_uuid = a.task_uuid AND w.position = s.position AND w.map_index = 0
+    CROSS JOIN LATERAL (SELECT x.named_task_id FROM tasker.tasks AS x WHERE x.task_uuid = a.task_uuid OFFSET 0) AS t
+    CROSS JOIN LATERAL (SELECT x.position FROM tasker.named_steps AS x
+                        WHERE x.named_task_id = t.named_task_id AND x.depends_on = '{}' OFFSET 0) AS s
+    CROSS JOIN LATERAL (SELECT x.state FROM tasker.workflow_steps AS x
+                        WHERE x.task_uuid = a.task_uuid AND x.position = s.position AND x.map_index = 0 OFFSET 0) AS w
     WHERE w.state = 'enqueued';
 
     FOR batch IN
@@ -29,9 +31,11 @@ BEGIN
         FROM (SELECT a.no, a.task_uuid, w.step_uuid, s.position, s.queue,
                      row_number() OVER (PARTITION BY a.no ORDER BY s.position) AS root_no
               FROM unnest(task_uuids) WITH ORDINALITY AS a(task_uuid, no)
-              JOIN tasker.tasks AS t ON t.task_uuid = a.task_uuid
-              JOIN tasker.named_steps AS s ON s.named_task_id = t.named_task_id AND s.depends_on = '{}'
-              JOIN tasker.workflow_steps AS w ON w.task_uuid = a.task_uuid AND w.position = s.position AND w.map_index = 0
+              CROSS JOIN LATERAL (SELECT x.named_task_id FROM tasker.tasks AS x WHERE x.task_uuid = a.task_uuid OFFSET 0) AS t
+              CROSS JOIN LATERAL (SELECT x.position, x.queue FROM tasker.named_steps AS x
+                                  WHERE x.named_task_id = t.named_task_id AND x.depends_on = '{}' OFFSET 0) AS s
+              CROSS JOIN LATERAL (SELECT x.state, x.step_uuid FROM tasker.workflow_steps AS x
+                                  WHERE x.task_uuid = a.task_uuid AND x.position = s.position AND x.map_index = 0 OFFSET 0) AS w
               WHERE w.state = 'enqueued') AS r
         WHERE r.root_no <= burst
         GROUP BY r.queue
@@ -44,8 +48,10 @@ BEGIN
     INTO deferred
     FROM (SELECT a.task_uuid, (array_agg(s.position ORDER BY s.position))[burst + 1] AS from_index
           FROM unnest(task_uuids) AS a(task_uuid)
-          JOIN tasker.tasks AS t ON t.task_uuid = a.task_uuid AND t.active > burst
-          JOIN tasker.named_steps AS s ON s.named_task_id = t.named_task_id AND s.depends_on = '{}'
+          CROSS JOIN LATERAL (SELECT x.named_task_id FROM tasker.tasks AS x
+                              WHERE x.task_uuid = a.task_uuid AND x.active > burst OFFSET 0) AS t
+          CROSS JOIN LATERAL (SELECT x.position FROM tasker.named_steps AS x
+                              WHERE x.named_task_id = t.named_task_id AND x.depends_on = '{}' OFFSET 0) AS s
           GROUP BY a.task_uuid) AS d
     WHERE d.from_index IS NOT NULL;
     IF deferred IS NOT NULL THEN

@@ -15,14 +15,13 @@ BEGIN
            array_agg(c.open ORDER BY c.task_uuid), array_agg(c.failed ORDER BY c.task_uuid),
            array_agg(c.skipped ORDER BY c.task_uuid), array_agg(c.state ORDER BY c.task_uuid)
     INTO f_tasks, f_states, f_open, f_failed, f_skipped, f_from
-    FROM (SELECT t.task_uuid, t.state,
-                 count(*) FILTER (WHERE s.finished_at IS NULL)::integer AS open,
-                 count(*) FILTER (WHERE s.state = 'error')::integer AS failed,
-                 count(*) FILTER (WHERE s.state = 'skipped')::integer AS skipped
+    FROM (SELECT k.task_uuid, t.state, n.open, n.failed, n.skipped
           FROM unnest(task_uuids) AS k(task_uuid)
-          JOIN tasker.tasks AS t ON t.task_uuid = k.task_uuid
-          JOIN tasker.workflow_steps AS s ON s.task_uuid = t.task_uuid
-          GROUP BY t.task_uuid, t.state) AS c;
+          CROSS JOIN LATERAL (SELECT x.state FROM tasker.tasks AS x WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
+          CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE s.finished_at IS NULL)::integer AS open,
+                                     count(*) FILTER (WHERE s.state = 'error')::integer AS failed,
+                                     count(*) FILTER (WHERE s.state = 'skipped')::integer AS skipped
+                              FROM tasker.workflow_steps AS s WHERE s.task_uuid = k.task_uuid) AS n) AS c;
     SELECT e.finished, e.queues INTO finished, queues
     FROM tasker.end_tasks(f_tasks, f_from, f_states, f_open, f_failed, f_skipped, NULL, NULL, moment) AS e;
 END

@@ -13,7 +13,7 @@ AS $$
 DECLARE
     burst constant integer := 256;
     batch record;
-    sent text[] := '{}';
+    sent text[] := ARRAY[]::text[];
     deferred jsonb[];
 BEGIN
     FOR batch IN
@@ -37,8 +37,9 @@ BEGIN
                               ELSE array_position(n.dependents, r.step_position) - 1 END) AS from_index
               FROM unnest(task_uuids[burst + 1:], positions[burst + 1:], parents[burst + 1:])
                    AS r(task_uuid, step_position, parent)
-              JOIN tasker.tasks AS t ON t.task_uuid = r.task_uuid
-              LEFT JOIN tasker.named_steps AS n ON n.named_task_id = t.named_task_id AND n.position = r.parent
+              CROSS JOIN LATERAL (SELECT x.named_task_id FROM tasker.tasks AS x WHERE x.task_uuid = r.task_uuid OFFSET 0) AS t
+              LEFT JOIN LATERAL (SELECT x.dependents FROM tasker.named_steps AS x
+                                 WHERE x.named_task_id = t.named_task_id AND x.position = r.parent OFFSET 0) AS n ON true
               GROUP BY r.task_uuid, r.parent) AS d;
         PERFORM tasker.queue_send('step_enqueue', deferred);
         sent := sent || 'step_enqueue'::text;

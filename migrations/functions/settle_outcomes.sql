@@ -5,6 +5,10 @@
 -- may_continue}]. wait: block on the tasks (the caller has set a lock_timeout) instead of answering "busy".
 --
 -- Order of locks: tasks in uuid order, then their steps in (task, position, map_index) order.
+--
+-- Here and in its neighbours, rows are looked up by LATERAL subqueries with OFFSET 0 and updated by the ctid of the row that
+-- was locked. That leaves the planner one plan, an index probe for each input row, whatever it believes about table sizes:
+-- plans are cached for a session, and one that was made on an empty table would scan whole indexes later.
 CREATE OR REPLACE FUNCTION tasker.settle_outcomes(
     outcomes jsonb, wait boolean, me uuid, call_no bigint, served text[], continue_limit integer, budget_ms double precision,
     OUT answers jsonb, OUT finished jsonb, OUT queues text[],
@@ -22,19 +26,19 @@ DECLARE
     verdict text;
     why text;
     state_now text;
-    said jsonb[] := '{}';
+    said jsonb[];
     -- Accepted outcomes, by what they do to their step.
-    c_tasks uuid[] := '{}'; c_positions integer[] := '{}'; c_maps integer[] := '{}'; c_results jsonb[] := '{}';
-    c_continue boolean[] := '{}';
-    r_tasks uuid[] := '{}'; r_positions integer[] := '{}'; r_maps integer[] := '{}'; r_errors jsonb[] := '{}';
-    r_due timestamptz[] := '{}'; r_queues text[] := '{}'; r_fences integer[] := '{}';
-    f_tasks uuid[] := '{}'; f_positions integer[] := '{}'; f_maps integer[] := '{}'; f_errors jsonb[] := '{}';
-    d_tasks uuid[] := '{}'; d_positions integer[] := '{}'; d_maps integer[] := '{}'; d_due timestamptz[] := '{}';
-    d_fences integer[] := '{}';
+    c_rows tid[] := ARRAY[]::tid[]; c_tasks uuid[] := ARRAY[]::uuid[]; c_positions integer[] := ARRAY[]::integer[]; c_maps integer[] := ARRAY[]::integer[]; c_results jsonb[] := ARRAY[]::jsonb[];
+    c_continue boolean[] := ARRAY[]::boolean[];
+    r_rows tid[] := ARRAY[]::tid[]; r_tasks uuid[] := ARRAY[]::uuid[]; r_positions integer[] := ARRAY[]::integer[]; r_maps integer[] := ARRAY[]::integer[]; r_errors jsonb[] := ARRAY[]::jsonb[];
+    r_due timestamptz[] := ARRAY[]::timestamptz[]; r_queues text[] := ARRAY[]::text[]; r_fences integer[] := ARRAY[]::integer[];
+    f_rows tid[] := ARRAY[]::tid[]; f_tasks uuid[] := ARRAY[]::uuid[]; f_positions integer[] := ARRAY[]::integer[]; f_maps integer[] := ARRAY[]::integer[]; f_errors jsonb[] := ARRAY[]::jsonb[];
+    d_tasks uuid[] := ARRAY[]::uuid[]; d_positions integer[] := ARRAY[]::integer[]; d_maps integer[] := ARRAY[]::integer[]; d_due timestamptz[] := ARRAY[]::timestamptz[];
+    d_fences integer[] := ARRAY[]::integer[];
     -- Steps whose deadline ends with them.
-    t_tasks uuid[] := '{}'; t_positions integer[] := '{}'; t_maps integer[] := '{}';
-    a_tasks uuid[] := '{}'; a_positions integer[] := '{}'; a_maps integer[] := '{}'; a_fences integer[] := '{}';
-    a_states text[] := '{}'; a_executors uuid[] := '{}'; a_reasons text[] := '{}';
+    t_tasks uuid[] := ARRAY[]::uuid[]; t_positions integer[] := ARRAY[]::integer[]; t_maps integer[] := ARRAY[]::integer[];
+    a_tasks uuid[] := ARRAY[]::uuid[]; a_positions integer[] := ARRAY[]::integer[]; a_maps integer[] := ARRAY[]::integer[]; a_fences integer[] := ARRAY[]::integer[];
+    a_states text[] := ARRAY[]::text[]; a_executors uuid[] := ARRAY[]::uuid[]; a_reasons text[] := ARRAY[]::text[];
     failure jsonb;
     moment constant timestamptz := clock_timestamp();
     delay interval;
@@ -54,38 +58,41 @@ BEGIN
 
     IF wait THEN
         SELECT array_agg(t.task_uuid) INTO locked
-        FROM (SELECT x.task_uuid FROM tasker.tasks AS x WHERE x.task_uuid = ANY (o_tasks)
-              ORDER BY x.task_uuid FOR NO KEY UPDATE) AS t;
+        FROM (SELECT DISTINCT u.task_uuid FROM unnest(o_tasks) AS u(task_uuid) ORDER BY u.task_uuid OFFSET 0) AS k
+        CROSS JOIN LATERAL (SELECT x.task_uuid FROM tasker.tasks AS x WHERE x.task_uuid = k.task_uuid FOR NO KEY UPDATE) AS t;
     ELSE
         SELECT array_agg(t.task_uuid) INTO locked
-        FROM (SELECT x.task_uuid FROM tasker.tasks AS x WHERE x.task_uuid = ANY (o_tasks)
-              ORDER BY x.task_uuid FOR NO KEY UPDATE SKIP LOCKED) AS t;
+        FROM (SELECT DISTINCT u.task_uuid FROM unnest(o_tasks) AS u(task_uuid) ORDER BY u.task_uuid OFFSET 0) AS k
+        CROSS JOIN LATERAL (SELECT x.task_uuid FROM tasker.tasks AS x WHERE x.task_uuid = k.task_uuid
+                            FOR NO KEY UPDATE SKIP LOCKED) AS t;
     END IF;
     locked := coalesce(locked, '{}');
-    PERFORM FROM unnest(o_tasks, o_positions, o_maps) AS k(task_uuid, step_position, map_index)
-    JOIN tasker.workflow_steps AS s
-      ON s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index
-    WHERE k.task_uuid = ANY (locked)
-    ORDER BY k.task_uuid, k.step_position, k.map_index
-    FOR NO KEY UPDATE OF s;
+    said := array_fill(NULL::jsonb, ARRAY[cardinality(o_tasks)]);
 
+    -- Lock the steps, in order, as they are read. Those of tasks that are busy are only looked at.
     FOR o IN
         SELECT k.no, k.task_uuid, k.step_uuid, k.step_position, k.map_index, k.fence, k.executor, k.status,
-               s.state, s.fence AS now_fence, s.executor AS now_executor, s.attempts,
+               s.tid, s.state, s.fence AS now_fence, s.executor AS now_executor, s.attempts,
                n.delegated, n.retryable, n.max_attempts, n.backoff, n.backoff_base_ms, n.backoff_max_ms,
-               n.backoff_multiplier, n.jitter_fraction, n.queue,
-               k.task_uuid = ANY (locked) AS is_locked,
-               row_number() OVER (PARTITION BY k.task_uuid, k.step_position, k.map_index ORDER BY k.no) > 1 AS is_second
-        FROM unnest(o_tasks, o_steps, o_positions, o_maps, o_fences, o_executors, o_status) WITH ORDINALITY
-             AS k(task_uuid, step_uuid, step_position, map_index, fence, executor, status, no)
-        LEFT JOIN tasker.workflow_steps AS s
-          ON s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index
-        LEFT JOIN tasker.tasks AS t ON t.task_uuid = s.task_uuid
-        LEFT JOIN tasker.named_steps AS n ON n.named_task_id = t.named_task_id AND n.position = s.position
-        ORDER BY k.no
+               n.backoff_multiplier, n.jitter_fraction, n.queue, k.is_locked, k.is_second
+        FROM (SELECT u.*, u.task_uuid = ANY (locked) AS is_locked,
+                     row_number() OVER (PARTITION BY u.task_uuid, u.step_position, u.map_index ORDER BY u.no) > 1 AS is_second
+              FROM unnest(o_tasks, o_steps, o_positions, o_maps, o_fences, o_executors, o_status) WITH ORDINALITY
+                   AS u(task_uuid, step_uuid, step_position, map_index, fence, executor, status, no)
+              ORDER BY u.task_uuid, u.step_position, u.map_index, u.no OFFSET 0) AS k
+        LEFT JOIN LATERAL (
+            SELECT x.ctid AS tid, x.state, x.fence, x.executor, x.attempts
+            FROM tasker.workflow_steps AS x
+            WHERE k.is_locked AND x.task_uuid = k.task_uuid AND x.position = k.step_position AND x.map_index = k.map_index
+            FOR NO KEY UPDATE) AS s ON true
+        LEFT JOIN LATERAL (
+            SELECT d.* FROM (SELECT y.named_task_id FROM tasker.tasks AS y WHERE y.task_uuid = k.task_uuid OFFSET 0) AS t
+            CROSS JOIN LATERAL (SELECT z.* FROM tasker.named_steps AS z
+                                WHERE z.named_task_id = t.named_task_id AND z.position = k.step_position OFFSET 0) AS d
+            OFFSET 0) AS n ON true
     LOOP
         verdict := 'accepted'; why := NULL; state_now := o.state;
-        IF o.state IS NULL THEN
+        IF o.max_attempts IS NULL OR (o.is_locked AND o.state IS NULL) THEN
             verdict := 'stale'; why := 'not_found';
         ELSIF NOT o.is_locked THEN
             verdict := 'busy'; why := 'task_locked';
@@ -112,7 +119,7 @@ BEGIN
             d_fences := d_fences || o.fence;
             d_due := d_due || (tasker.now() + make_interval(secs => least(greatest(coalesce(o_deadlines[o.no], 0), 0), 2592000)));
         ELSIF o.status = 'complete' THEN
-            c_tasks := c_tasks || o.task_uuid; c_positions := c_positions || o.step_position; c_maps := c_maps || o.map_index;
+            c_rows := c_rows || o.tid; c_tasks := c_tasks || o.task_uuid; c_positions := c_positions || o.step_position; c_maps := c_maps || o.map_index;
             c_results := c_results || ARRAY[o_results[o.no]]; c_continue := c_continue || o_continue[o.no];
             a_tasks := a_tasks || o.task_uuid; a_positions := a_positions || o.step_position; a_maps := a_maps || o.map_index;
             a_fences := a_fences || o.fence; a_states := a_states || 'complete'::text; a_executors := a_executors || o.executor;
@@ -132,13 +139,13 @@ BEGIN
                     make_interval(secs => least(greatest((o_errors[o.no]->>'retry_after_seconds')::double precision, 0), 2592000)),
                     tasker.step_retry_delay(o.backoff, o.backoff_base_ms, o.backoff_max_ms, o.backoff_multiplier,
                                             o.jitter_fraction, o.attempts, random()));
-                r_tasks := r_tasks || o.task_uuid; r_positions := r_positions || o.step_position; r_maps := r_maps || o.map_index;
+                r_rows := r_rows || o.tid; r_tasks := r_tasks || o.task_uuid; r_positions := r_positions || o.step_position; r_maps := r_maps || o.map_index;
                 r_errors := r_errors || failure; r_due := r_due || (tasker.now() + delay); r_queues := r_queues || o.queue;
                 r_fences := r_fences || o.fence;
                 a_states := a_states || 'waiting_for_retry'::text;
                 state_now := 'waiting_for_retry';
             ELSE
-                f_tasks := f_tasks || o.task_uuid; f_positions := f_positions || o.step_position; f_maps := f_maps || o.map_index;
+                f_rows := f_rows || o.tid; f_tasks := f_tasks || o.task_uuid; f_positions := f_positions || o.step_position; f_maps := f_maps || o.map_index;
                 f_errors := f_errors || failure;
                 a_states := a_states || 'error'::text;
                 state_now := 'error';
@@ -147,27 +154,23 @@ BEGIN
         IF verdict = 'accepted' AND why IS NULL AND o.delegated AND o.status <> 'delegated' THEN
             t_tasks := t_tasks || o.task_uuid; t_positions := t_positions || o.step_position; t_maps := t_maps || o.map_index;
         END IF;
-        said := said || jsonb_build_object('task_uuid', o.task_uuid, 'step_uuid', o.step_uuid, 'fence', o.fence,
-                                           'answer', verdict, 'reason', why, 'state', state_now);
+        said[o.no] := jsonb_build_object('task_uuid', o.task_uuid, 'step_uuid', o.step_uuid, 'fence', o.fence,
+                                          'answer', verdict, 'reason', why, 'state', state_now);
     END LOOP;
     answers := to_jsonb(said);
 
     IF cardinality(t_tasks) > 0 THEN
-        DELETE FROM tasker.step_timers AS w
-        USING unnest(t_tasks, t_positions, t_maps) AS k(task_uuid, step_position, map_index)
-        WHERE w.task_uuid = k.task_uuid AND w.position = k.step_position AND w.map_index = k.map_index;
+        PERFORM tasker.delete_timers(t_tasks, t_positions, t_maps);
     END IF;
     IF cardinality(c_tasks) > 0 THEN
         UPDATE tasker.workflow_steps AS s
         SET state = 'complete', results = k.results, error = NULL, finished_at = moment
-        FROM unnest(c_tasks, c_positions, c_maps, c_results) AS k(task_uuid, step_position, map_index, results)
-        WHERE s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index;
+        FROM unnest(c_rows, c_results) AS k(tid, results) WHERE s.ctid = k.tid;
     END IF;
     IF cardinality(r_tasks) > 0 THEN
         UPDATE tasker.workflow_steps AS s
         SET state = 'waiting_for_retry', error = k.failure
-        FROM unnest(r_tasks, r_positions, r_maps, r_errors) AS k(task_uuid, step_position, map_index, failure)
-        WHERE s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index;
+        FROM unnest(r_rows, r_errors) AS k(tid, failure) WHERE s.ctid = k.tid;
         INSERT INTO tasker.step_timers (task_uuid, position, map_index, kind, queue, due_at, set_at, fence)
         SELECT k.task_uuid, k.step_position, k.map_index, 'retry', k.queue, k.due_at, tasker.now(), k.fence
         FROM unnest(r_tasks, r_positions, r_maps, r_queues, r_due, r_fences)
@@ -189,8 +192,7 @@ BEGIN
     IF cardinality(f_tasks) > 0 THEN
         UPDATE tasker.workflow_steps AS s
         SET state = 'error', error = k.failure, finished_at = moment
-        FROM unnest(f_tasks, f_positions, f_maps, f_errors) AS k(task_uuid, step_position, map_index, failure)
-        WHERE s.task_uuid = k.task_uuid AND s.position = k.step_position AND s.map_index = k.map_index;
+        FROM unnest(f_rows, f_errors) AS k(tid, failure) WHERE s.ctid = k.tid;
         PERFORM tasker.bury_steps(f_tasks, f_positions, f_maps, NULL);
     END IF;
 
