@@ -30,12 +30,14 @@ _CLIENT = (
     "uuid7",
 )
 _WORKER = (
+    "begin_tick",
     "claim_ready_tasks",
     "claim_steps",
     "claim_task_for_finalization",
     "claim_tasks_for_finalization",
     "complete_steps",
     "deregister_executor",
+    "deregister_worker",
     "enqueue_deferred_steps",
     "enqueue_ready_steps",
     "ensure_namespace",
@@ -47,8 +49,10 @@ _WORKER = (
     "mark_steps_started",
     "process_step_results",
     "process_task_requests",
+    "prune_registrations",
     "queue_ensure",
     "queue_send",
+    "record_tick",
     "recover_lost_steps",
     "register_executor",
     "register_template",
@@ -56,7 +60,9 @@ _WORKER = (
     "release_finalization_claim",
     "release_steps",
     "release_task_claim",
+    "resend_finalizations",
     "set_executor_idle",
+    "worker_heartbeat",
 )
 _OPERATOR = (
     "pause_tasks",
