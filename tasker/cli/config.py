@@ -68,7 +68,7 @@ def explain(key: str) -> None:
     settings = ConfigManager.load()
     explanation = ConfigManager.explain(settings, key)
     known = explanation.key
-    places = [f"{value}  from {origin}" for origin, value in reversed(explanation.history)]
+    places = [f"{value} from {origin}" for origin, value in reversed(explanation.history)]
     Output().record(
         {
             "key": known.name,

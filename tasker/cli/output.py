@@ -170,7 +170,7 @@ def cell(value: object) -> str:
         case timedelta():
             return str(timedelta(seconds=round(value.total_seconds())))
         case list() | tuple() | set() | frozenset():
-            return ", ".join(cell(item) for item in value)
+            return ", ".join(cell(item) for item in value) or "-"
         case dict():
             return encode(value, what="output").decode()
         case _:

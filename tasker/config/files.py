@@ -136,10 +136,10 @@ def _flatten(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
         key = f"{prefix}{name}"
         if isinstance(value, dict) and value:
             yield from _flatten(value, f"{key}.")
-        elif not isinstance(value, dict):
-            yield key, value
-        elif prefix == "" or value == {}:
+        elif isinstance(value, dict):
             yield f"{key}.", {}  # an empty table: nothing is set, but its name must be known
+        else:
+            yield key, value
 
 
 def _lines(text: str) -> dict[str, int]:

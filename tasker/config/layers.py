@@ -96,10 +96,11 @@ def _what_is_wrong(key: str) -> str:
     keys = all_keys()
     if key in all_sections():
         return "is a table of settings, not a value"
-    parent = key
-    while parent := parent.rpartition(".")[0]:
-        if parent in keys:
-            return f"unknown key: {parent} is a single value ({keys[parent].allowed})"
+    part = key
+    while part:
+        if part in keys:
+            return f"{part} is a single value ({keys[part].allowed})"
+        part = part.rpartition(".")[0]
     if key == "executor_pools.step_executor.processing_timeout_ms":
         return "unknown key: steps have their own deadline, system.step_execution_timeout_seconds or timeout_seconds"
     meant = nearest_key(key)

@@ -70,7 +70,16 @@ BAD = [
     Bad(
         "a table where a value belongs",
         "[orchestration.spare_slots]\ncount = 1",
-        says=("unknown key: orchestration.spare_slots is a single value (a whole number from 0 to 1,000)",),
+        says=(
+            "mine.toml:2: orchestration.spare_slots.count = 1: orchestration.spare_slots is a single value (a whole",
+        ),
+    ),
+    Bad(
+        "an empty table where a value belongs",
+        "[orchestration]\nspare_slots = {}",
+        says=(
+            "orchestration.spare_slots: orchestration.spare_slots is a single value (a whole number from 0 to 1,000)",
+        ),
     ),
     Bad(
         "a value where a table belongs",

@@ -166,6 +166,12 @@ def test_a_member_of_an_inline_table_is_on_the_tables_line(project: Project) -> 
     assert str(project.load().origin("database.pool.min_connections")) == "settings/base/mine.toml:3"
 
 
+def test_an_empty_section_changes_nothing(project: Project) -> None:
+    before = project.load().flat()
+    project.write("base/mine.toml", "[pgmq]\n[database.pool]\n")
+    assert project.load().flat() == before
+
+
 def test_a_given_file_name_means_nothing(project: Project) -> None:
     project.write("base/anything.toml", "[pgmq]\nmax_receive_count = 2\n[system]\nmax_workflow_steps = 9\n")
     settings = project.load()
