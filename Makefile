@@ -3,7 +3,6 @@
 
 BIN := .venv/bin
 ARGS :=
-# Everything but the long forms of the chaos tests; the coverage of worker processes is gathered too.
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help demo test test-quick test-long test-lowest coverage lint format build migrate clean

@@ -1,7 +1,7 @@
 """What the wheel carries from the checkout's top level.
 
-A hook rather than hatchling's own table, since that one copies the files into editable installs as well, where they would
-grow old beside the checkout's.
+A hook rather than hatchling's own table, since that one copies the files into editable installs as well, where they
+would grow old beside the checkout's.
 """
 
 from __future__ import annotations
