@@ -1,0 +1,57 @@
+"""One way to open the connections that live as long as their process: listeners and broker sessions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from psycopg import conninfo
+
+logger = logging.getLogger(__name__)
+
+_rescuers: list[Callable[[str], None]] = []
+
+
+def add_rescuer(rescue: Callable[[str], None]) -> None:
+    """Have ``rescue(dsn)`` called after each failed attempt to connect, before the error is raised.
+
+    It may bring the server back (the embedded one is restarted so); the caller's next attempt then succeeds. What it
+    raises is logged and otherwise ignored.
+    """
+    if rescue not in _rescuers:
+        _rescuers.append(rescue)
+
+
+def connect(dsn: str, *, name: str, timeout_seconds: float = 5.0) -> psycopg.Connection[Any]:
+    """A connection in autocommit that notices a dead peer within about a minute.
+
+    Args:
+        dsn: a connection string for libpq; what it says about keepalives or the application's name is kept.
+        name: the application's name, as ``pg_stat_activity`` shows it.
+        timeout_seconds: how long to try; libpq counts whole seconds, 2 at least.
+
+    Raises:
+        psycopg.OperationalError: no connection; rescuers have been called.
+    """
+    defaults: dict[str, Any] = {
+        "application_name": name,
+        "client_encoding": "UTF8",
+        "connect_timeout": max(2, round(timeout_seconds)),
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
+    try:
+        given = conninfo.conninfo_to_dict(dsn)
+        return psycopg.connect(
+            dsn, autocommit=True, **{key: value for key, value in defaults.items() if key not in given}
+        )
+    except psycopg.OperationalError:
+        for rescue in tuple(_rescuers):
+            try:
+                rescue(dsn)
+            except Exception:
+                logger.warning("the attempt to bring the database back failed", exc_info=True)
+        raise

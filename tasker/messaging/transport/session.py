@@ -1,0 +1,326 @@
+"""One PostgreSQL session of a broker connection: calls the ``tasker.celery_*`` functions and listens for news."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from tasker.errors import SchemaVersionError
+from tasker.messaging.connecting import connect
+from tasker.messaging.transport.poll import Answer, Held, Poller, PollRequest
+
+
+class PollFailed(psycopg.OperationalError):
+    """A poll got no answer: the connection broke, or the server refused it.
+
+    Either way the broker connection is to be established anew. ``request``: the poll.
+    """
+
+    def __init__(self, request: PollRequest) -> None:
+        super().__init__("reading from the broker's database failed")
+        self.request = request
+
+
+class Session:
+    """A session belongs to the process that opened it; in a forked child it is inert.
+
+    Being a reader of queues is tied to the session (see ``tasker.celery_attach``), so a session is never reopened: when
+    its connection breaks, the broker connection gets a new one, and what was held returns to the queues.
+
+    Args:
+        dsn: connection string for libpq.
+        name: application name.
+        connect_timeout_seconds: how long to try.
+
+    Raises:
+        psycopg.OperationalError: the server cannot be reached.
+    """
+
+    def __init__(self, dsn: str, *, name: str, connect_timeout_seconds: float) -> None:
+        self._connection = connect(dsn, name=name, timeout_seconds=connect_timeout_seconds)
+        # All queries here are few and the same for life: prepared at once, they cost no planning.
+        self._connection.prepare_threshold = 0
+        self._connection.add_notify_handler(self._on_notify)
+        self._pid = os.getpid()
+        # A poll may be under way while other threads (the pool's) use the session: whoever comes takes its turn.
+        self._lock = threading.RLock()
+        self._poller = Poller(self._connection)
+        self._under_way: PollRequest | None = None
+        self._answers: list[Answer] = []
+        self._failure: tuple[psycopg.Error, PollRequest] | None = None
+        self._consumer: int | None = None
+        self._listening: set[str] = set()
+        self._notified: set[str] = set()
+        _open_sessions.add(self)
+
+    # -- the connection -------------------------------------------------------------------------------------------
+
+    @property
+    def usable(self) -> bool:
+        """Whether this process may use the session: it is open, and its own."""
+        return self._pid == os.getpid() and not self._connection.closed
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there may be news."""
+        return self._connection.fileno()
+
+    def close(self) -> None:
+        """End the session. In a forked child nothing is sent: the connection is the parent's."""
+        if self._pid == os.getpid():
+            _open_sessions.discard(self)
+            self._connection.close()
+
+    def abandon(self) -> None:
+        """Let go of the socket in a forked child.
+
+        The server must see the end of the session when the parent dies, not when its last child does. The descriptor
+        keeps its number (on ``/dev/null``), so that nothing else gets it and is harmed by a late use.
+        """
+        with suppress(psycopg.Error, OSError):
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, self._connection.fileno())
+            os.close(null)
+
+    # -- news -----------------------------------------------------------------------------------------------------
+
+    def _on_notify(self, notify: psycopg.Notify) -> None:
+        self._notified.add(notify.channel)
+
+    def _collect_notifies(self) -> None:
+        while (notify := self._connection.pgconn.notifies()) is not None:
+            self._notified.add(notify.relname.decode())
+
+    def listen(self, channels: Iterable[str]) -> None:
+        """Listen on ``channels`` as well. News from before are not reported: look once after this."""
+        new = [channel for channel in channels if channel not in self._listening]
+        for channel in new:
+            self._execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        self._listening.update(new)
+
+    def unlisten(self, channel: str) -> None:
+        """Listen on ``channel`` no longer."""
+        if channel in self._listening:
+            self._listening.discard(channel)
+            self._execute(sql.SQL("UNLISTEN {}").format(sql.Identifier(channel)))
+
+    def news(self) -> set[str]:
+        """The channels that were notified since the last call: while waiting, or in the course of queries."""
+        if not self._notified:
+            return set()
+        notified, self._notified = self._notified, set()
+        return notified
+
+    def receive(self) -> None:
+        """Take in what has arrived, without waiting.
+
+        Raises:
+            psycopg.OperationalError: the connection is broken.
+        """
+        with self._lock:
+            self._connection.pgconn.consume_input()
+            if self._under_way is not None:
+                self._settle(wait=False)
+            self._collect_notifies()
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Wait until something may have arrived, at most ``timeout_seconds``."""
+        if not self._notified and not self._answers:
+            poller = select.poll()
+            poller.register(self._connection.fileno(), select.POLLIN)
+            poller.poll(max(0, -int(-timeout_seconds * 1000 // 1)))
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    @property
+    def consumer(self) -> int:
+        """This session's number as a reader of queues; becoming one is its first use."""
+        with self._lock:
+            if self._consumer is None:
+                self._consumer = int(self._value("SELECT tasker.celery_attach()"))
+            return self._consumer
+
+    @property
+    def attached(self) -> bool:
+        """Whether the session is a reader of queues."""
+        return self._consumer is not None
+
+    @property
+    def polling(self) -> bool:
+        """Whether a poll is under way."""
+        return self._under_way is not None
+
+    def begin_poll(self, request: PollRequest) -> None:
+        """Send ``request`` and return. The session is readable when its answer is there: ``receive``, then ``take``."""
+        consumer = self.consumer
+        with self._lock:
+            self._settle(wait=True)
+            self._poller.send(request, consumer)
+            self._under_way = request
+
+    def take(self) -> list[Answer]:
+        """The answers to polls since the last call.
+
+        Raises:
+            PollFailed: the server refused one; what it was to acknowledge is not.
+        """
+        if self._failure is not None:
+            (error, request), self._failure = self._failure, None
+            raise PollFailed(request) from error
+        answers, self._answers = self._answers, []
+        return answers
+
+    def poll(self, request: PollRequest) -> list[Answer]:
+        """Send ``request`` and wait for its answer; it comes last, after those of earlier polls not taken yet.
+
+        Raises:
+            PollFailed: it failed; what it was to acknowledge is not.
+        """
+        with self._lock:
+            self.begin_poll(request)
+            self._settle(wait=True)
+        return self.take()
+
+    def _settle(self, *, wait: bool) -> None:
+        """Put the answer of a poll under way aside, so that the connection is free."""
+        request = self._under_way
+        if request is None:
+            return
+        try:
+            answer = self._poller.answer(wait=wait)
+        except psycopg.Error as error:
+            self._under_way = None
+            self._failure = (error, request)
+            return
+        if answer is not None:
+            self._under_way = None
+            self._answers.append(Answer(request, answer))
+        self._collect_notifies()
+
+    def release(self, messages: Sequence[Held]) -> int:
+        """Return ``messages`` that this session still holds to the front of their queues; how many."""
+        return int(
+            self._value(
+                "SELECT tasker.celery_release(%s, %s::text[], %s::bigint[])",
+                self.consumer,
+                [held.pgmq_queue for held in messages],
+                [held.msg_id for held in messages],
+            )
+        )
+
+    def set_aside(self, message: Held) -> None:
+        """Move a message that is no Celery message to its queue's archive."""
+        self._execute("SELECT tasker.celery_set_aside(%s, %s)", message)
+
+    def tend(self) -> int:
+        """Do the housekeeping that all readers share; how many messages of dead readers returned to their queues."""
+        return int(self._value("SELECT tasker.celery_tend(%s::integer)", self._consumer))
+
+    def detach(self, queues: Sequence[str]) -> None:
+        """Give back at once what this session holds from ``queues``, and its mailboxes."""
+        if self._consumer is not None:
+            self._execute("SELECT tasker.celery_detach(%s, %s::text[])", (self._consumer, list(queues)))
+            self._consumer = None
+
+    # -- sending and declaring ------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        text: str,
+        *,
+        priority: int,
+        ttl_seconds: float | None,
+        pgmq_queue: str | None,
+    ) -> int:
+        """Send one message; how many queues and mailboxes it reached. ``pgmq_queue``: see ``tasker.celery_publish``."""
+        return int(
+            self._value(
+                "SELECT tasker.celery_publish(%s, %s, %s, %s::smallint, %s::float8, %s)",
+                exchange,
+                routing_key,
+                text,
+                priority,
+                ttl_seconds,
+                pgmq_queue,
+            )
+        )
+
+    def declare_queue(self, name: str, pgmq_queue: str) -> None:
+        """Make sure that the task queue ``name`` exists."""
+        self._execute("SELECT tasker.celery_declare_queue(%s, %s)", (name, pgmq_queue))
+
+    def declare_mailbox(self, name: str, expires_seconds: float, message_ttl_seconds: float) -> tuple[int, int]:
+        """Make sure that the mailbox ``name`` exists and is this session's; its messages, and its other readers."""
+        row = self._execute(
+            "SELECT messages, readers FROM tasker.celery_declare_mailbox(%s, %s, %s::float8, %s::float8)",
+            (name, self.consumer, expires_seconds, message_ttl_seconds),
+        ).fetchone()
+        assert row is not None
+        return int(row[0]), int(row[1])
+
+    def bind(self, exchange: str, exchange_type: str, routing_key: str, pattern: str | None, queue: str) -> None:
+        """Bind a queue or mailbox to an exchange."""
+        self._execute(
+            "SELECT tasker.celery_bind(%s, %s, %s, %s, %s)", (exchange, exchange_type, routing_key, pattern, queue)
+        )
+
+    def unbind(self, exchange: str, routing_key: str, queue: str) -> None:
+        """Take a binding back."""
+        self._execute("SELECT tasker.celery_unbind(%s, %s, %s)", (exchange, routing_key, queue))
+
+    def bindings(self, exchange: str) -> list[tuple[str, str | None, str]]:
+        """Routing key, pattern and queue of each binding of ``exchange``."""
+        return self._execute(
+            "SELECT routing_key, pattern, queue FROM tasker.celery_bindings WHERE exchange = %s", (exchange,)
+        ).fetchall()
+
+    def delete(self, name: str) -> None:
+        """Delete a task queue or mailbox with all that is in it."""
+        self._execute("SELECT tasker.celery_delete(%s)", (name,))
+
+    def purge(self, name: str) -> int:
+        """Remove the ready messages of a task queue or mailbox; how many."""
+        return int(self._value("SELECT tasker.celery_purge(%s)", name))
+
+    def size(self, name: str) -> int | None:
+        """How many messages are ready in a task queue or mailbox; ``None`` if it does not exist."""
+        value = self._value("SELECT tasker.celery_size(%s)", name)
+        return None if value is None else int(value)
+
+    def _value(self, query: str, *parameters: object) -> Any:
+        row = self._execute(query, parameters).fetchone()
+        assert row is not None
+        return row[0]
+
+    def _execute(self, query: str | sql.Composed, parameters: Sequence[object] = ()) -> psycopg.Cursor[Any]:
+        try:
+            with self._lock:
+                self._settle(wait=True)
+                return self._connection.execute(query, parameters)
+        except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
+            # Not an error of the connection: trying again would not help, and Celery would try for ever.
+            raise SchemaVersionError(
+                "the broker's database has no tables and functions for Celery, or older ones",
+                hint="run `tasker db migrate` on it",
+            ) from error
+
+
+_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for session in tuple(_open_sessions):
+        session.abandon()
+    _open_sessions.clear()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
