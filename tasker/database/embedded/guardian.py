@@ -1,14 +1,17 @@
 """The guardian: stops the server when its last user was killed and could not.
 
 It is a small process that does one thing: it waits for the exclusive lock on ``users.lock``, which the kernel grants
-when the last process that shares it is gone. There is no polling and no process id that could go stale. Where no
-guardian can run (a program that embeds Python has no interpreter to start), a server whose last user was killed goes
-on until the next process that uses it ends.
+when the last process that shares it is gone. There is no polling and no process id that could go stale.
+
+Its limits: where no guardian can run (a program that embeds Python has no interpreter to start), or where it was
+killed itself and nobody has looked since, a server whose last user was killed goes on until the next process that uses
+it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,18 +22,7 @@ from tasker.database.embedded.locks import FileLock
 from tasker.database.embedded.postmaster import Postmaster
 from tasker.errors import EmbeddedServerError
 
-# -S: without the site module no .pth file, no coverage measurement and no start-up code of the user's runs in here. The
-# first process forks and ends, so that the guardian is no child of the program that started it. While it waits it has
-# imported next to nothing: a third of the memory.
-_BOOT = """
-import fcntl, os, sys
-base, lock, *sys.path = sys.argv[1:]
-if os.fork(): os._exit(0)
-users = os.open(os.path.join(base, "users.lock"), os.O_RDWR)
-fcntl.flock(users, fcntl.LOCK_EX)
-from tasker.database.embedded.guardian import last_user_gone
-last_user_gone(base)
-"""
+_MAIN = Path(__file__).with_name("guardian_main.py")
 
 
 def ensure_guardian(directory: Directory) -> None:
@@ -43,14 +35,12 @@ def ensure_guardian(directory: Directory) -> None:
     try:
         if not lock.try_acquire() or not _is_interpreter(sys.executable):
             return
+        packages = (str(Path(tasker.__file__).parent.parent), *filter(None, sys.path))
         with directory.log.open("ab") as log, contextlib.suppress(OSError):
-            packages = (Path(tasker.__file__).parent.parent, *sys.path)
             subprocess.run(
-                [
-                    *(sys.executable, "-I", "-S", "-c", _BOOT, directory.base, str(lock.fileno())),
-                    *(path for path in map(str, packages) if path),
-                ],
+                [sys.executable, "-I", "-S", _MAIN, directory.base, str(lock.fileno())],
                 cwd="/",
+                env={"PYTHONPATH": os.pathsep.join(packages)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

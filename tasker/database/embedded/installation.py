@@ -110,7 +110,7 @@ class Installation:
     """PostgreSQL's binaries.
 
     Args:
-        bin: the folder with ``initdb``, ``pg_ctl`` and ``postgres``.
+        bin: the folder with ``initdb`` and ``postgres``.
     """
 
     bin: Path
@@ -152,6 +152,8 @@ class Installation:
         copy = copies / importlib.metadata.version(_DISTRIBUTION)
         installation = Installation(copy / _PACKAGE / self.bin.parent.name / "bin")
         if not installation.bin.exists():
+            copies.mkdir(exist_ok=True)
+            copies.chmod(0o755)  # whatever the umask; the folder around it is closed
             staging = copies / "new"
             shutil.rmtree(staging, ignore_errors=True)
             self._copy_to(staging)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -47,7 +46,7 @@ SETTINGS: Mapping[str, str] = {
 """Settings of the embedded server, given at every start."""
 
 _LOG_BYTES = 10 * 1024 * 1024
-_PROGRAMS = frozenset({"postgres", "initdb", "pg_ctl"})
+_PROGRAMS = frozenset({"postgres", "initdb"})
 # How long orphans get to leave by themselves; a backend without postmaster ends at its next wait.
 _GRACE_SECONDS = 0.5
 _QUIT_SECONDS = 5.0
@@ -140,12 +139,13 @@ class Postmaster:
                 self._ensure_cluster(lock, installation, user, log, durable=merged["fsync"] != "off")
                 self._clear_stale_files()
                 merged |= {"unix_socket_directories": str(self.directory.socket_directory), "port": str(PORT)}
-                options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in merged.items())
-                # pg_ctl, because the postmaster shall be no child of a Python process: pools that wait for their
-                # own children would meet it, and it would stay a zombie when it dies. Not its -w: it waits in steps
-                # of 100 ms, and its time limit says nothing about why.
+                options = [word for name, value in merged.items() for word in ("-c", f"{name}={value}")]
+                # Through a shell that ends at once: the postmaster shall be no child of a Python process, whose pools
+                # wait for any child, and where it would stay a zombie when it dies. Not through pg_ctl: that waits
+                # in steps of 100 ms, and puts the paths into a shell command without quoting all there is to quote.
+                postgres: list[str | Path] = [installation.bin / "postgres", "-D", self.directory.cluster, *options]
                 self._run(
-                    [installation.bin / "pg_ctl", "start", "-W", "-s", "-D", self.directory.cluster, "-o", options],
+                    ["/bin/sh", "-c", '"$@" &', "sh", *postgres],
                     cwd=self.directory.cluster,
                     lock=lock,
                     user=user,
@@ -272,11 +272,12 @@ class Postmaster:
             EmbeddedServerError: processes of it remain all the same.
         """
         pid = self.pid()
-        if pid is not None:
+        # A server that somebody started by hand on the data does not hold the lock, and is not ours to stop.
+        if pid is not None and not self.all_gone():
             _signal(pid, signal.SIGINT)  # "fast": ends sessions, writes a checkpoint
-            if self._wait_gone(timeout_seconds, lambda: self.pid() is None):
-                return
+            self._wait_gone(timeout_seconds, lambda: self.pid() is None)
         self.end_orphans()
+        self.directory.remove_outside_socket_directory()
 
     def end_orphans(self) -> None:
         """Wait for processes left without a postmaster, then end them.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import logging
+import os
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +23,8 @@ from tasker.errors import EmbeddedServerError
 DATABASE = "tasker"
 
 _START_TIMEOUT_SECONDS = 300.0
+_CONNECT_TIMEOUT_SECONDS = 10
+_logger = logging.getLogger(__name__)
 _open_servers: set[EmbeddedServer] = set()
 
 
@@ -38,6 +43,7 @@ class EmbeddedServer:
         self._settings = dict(settings)
         self._start_timeout_seconds = start_timeout_seconds
         self._users = FileLock(directory.users_lock, inherited=True)
+        self._mutex = threading.Lock()
 
     @classmethod
     def start(
@@ -102,11 +108,7 @@ class EmbeddedServer:
             EmbeddedServerError: it cannot be started or reached.
         """
         self._directory.prepare()
-        if not self._users.is_held():
-            self._users.give_up()
-            self._users.acquire(
-                shared=True, timeout_seconds=self._start_timeout_seconds, purpose="the server is being stopped"
-            )
+        self._hold()
         try:
             if not self._answers():
                 with exclusive(
@@ -125,7 +127,8 @@ class EmbeddedServer:
     def release(self) -> None:
         """Give the share back; the last one stops the server and waits until it has stopped. Twice is once."""
         _open_servers.discard(self)
-        self._users.give_up()
+        with self._mutex:
+            self._users.give_up()
         if not self._directory.users_lock.exists():
             return
         # Whoever can lock the file alone is the last: parents and children that share our lock are counted, too.
@@ -147,7 +150,16 @@ class EmbeddedServer:
     ) -> None:
         self.release()
 
-    # -- bringing it up; start.lock is held ---------------------------------------------------------------------------
+    def _hold(self) -> None:
+        """Share ``users.lock``; anew if this process lost it (a daemon closes all files that it inherited)."""
+        with self._mutex:
+            if not self._users.is_held():
+                self._users.give_up()
+                self._users.acquire(
+                    shared=True, timeout_seconds=self._start_timeout_seconds, purpose="the server is being stopped"
+                )
+
+    # -- bringing it up; start.lock is held ----------------------------------------------------------------------
 
     def _revive(self) -> None:
         deadline = time.monotonic() + self._start_timeout_seconds
@@ -155,19 +167,33 @@ class EmbeddedServer:
             lock = FileLock(self._directory.server_lock)
             if lock.try_acquire():
                 return self._start(lock)
-            if self._postmaster.is_ready() and self._directory.socket.exists():
-                return self._ensure_database()
+            if self._accepts_connections():
+                return self._ensure_database(just_started=False)
             if self._postmaster.pid() is None:
                 self._postmaster.end_orphans()
-            elif self._postmaster.is_ready():
-                self._postmaster.stop()  # alive, but nobody can reach it any more: its socket was removed
-            elif time.monotonic() > deadline:  # somebody's start or stop goes on
+            elif self._postmaster.is_ready() and not self._directory.socket.exists():
+                self._replace_unreachable()
+            elif time.monotonic() > deadline:  # a start, a stop or a recovery that does not end
                 raise EmbeddedServerError(
                     f"the embedded PostgreSQL in {self._directory.base} accepts no connections after "
                     f"{self._start_timeout_seconds:g} s; its log ({self._directory.log}) ends:\n"
                     f"{self._postmaster.log_tail()}"
                 )
             time.sleep(0.01)
+
+    def _replace_unreachable(self) -> None:
+        """Stop a server that lives but whose socket is gone, so that it is started anew."""
+        socket = self._directory.socket
+        # Seen from the server's own file system, where Linux shows it: two processes whose /tmp is not the same would
+        # otherwise stop each other's server for ever.
+        if Path(f"/proc/{self._postmaster.pid()}/root{socket}").exists():
+            raise EmbeddedServerError(
+                f"the embedded PostgreSQL in {self._directory.base} listens on {socket}, which this process cannot "
+                "see: its /tmp is another one",
+                hint="give the data a folder with a shorter path, so that the socket lies in it",
+            )
+        _logger.warning("the socket of the embedded PostgreSQL in %s was removed: restarting", self._directory.base)
+        self._postmaster.stop()
 
     def _start(self, lock: FileLock) -> None:
         try:
@@ -181,33 +207,53 @@ class EmbeddedServer:
             lock.give_up()
             raise
         self._postmaster.wait_until_ready(log_start=log_start, timeout_seconds=self._start_timeout_seconds)
-        self._ensure_database()
+        self._ensure_database(just_started=True)
+        _logger.info("started the embedded PostgreSQL in %s", self._directory.base)
 
     def _answers(self) -> bool:
-        """Whether the database can be reached; made last, it stands for a complete start."""
+        """Whether the database can be used; it is made last, so it stands for a complete start."""
         import psycopg  # here: the guardian imports this package and needs no driver
 
         if not self._directory.socket.exists():
             return False
         try:
-            psycopg.connect(self.url, connect_timeout=10).close()
+            psycopg.connect(self.url, connect_timeout=_CONNECT_TIMEOUT_SECONDS).close()
         except psycopg.OperationalError:
             return False
         return True
 
-    def _ensure_database(self) -> None:
+    def _accepts_connections(self) -> bool:
+        """Whether the server takes connections at all, be it that none is left for us."""
+        from psycopg.pq import PGconn, Ping
+
+        conninfo = f"{self.database_url('postgres')}&connect_timeout={_CONNECT_TIMEOUT_SECONDS}"
+        return bool(PGconn.ping(conninfo.encode()) == Ping.OK)
+
+    def _ensure_database(self, *, just_started: bool) -> None:
         import psycopg
         from psycopg import sql
 
         try:
-            with psycopg.connect(self.database_url("postgres"), autocommit=True, connect_timeout=30) as connection:
+            with psycopg.connect(
+                self.database_url("postgres"), autocommit=True, connect_timeout=_CONNECT_TIMEOUT_SECONDS
+            ) as connection:
                 exists = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
                 if exists is None:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
         except psycopg.Error as error:
+            if not just_started and isinstance(error, psycopg.OperationalError):
+                return  # it runs; that all its connections are taken is for the caller's own attempt to say
             raise EmbeddedServerError(
-                f"the embedded PostgreSQL in {self._directory.base} runs, but refuses connections: {error}"
+                f"the embedded PostgreSQL in {self._directory.base} runs, but refuses: {error}"
             ) from error
+
+
+def _after_fork_in_child() -> None:
+    for server in _open_servers:
+        server._mutex = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @atexit.register
