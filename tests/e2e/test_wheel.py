@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +130,23 @@ def test_the_wheel_carries_settings_migrations_and_the_example_and_no_tests(whee
     assert [name for name in tracked if f"tasker/_data/{name}" not in names] == []
     assert {name.split("/")[0] for name in names} == {"tasker", names[-1].split("/")[0]}
     assert [name for name in names if "__pycache__" in name or name.endswith(".pyc")] == []
+
+
+def test_what_the_image_copies_is_enough_to_build_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
+    for *sources, target in (line.split() for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.MULTILINE)):
+        for source in map(Path, sources):
+            copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copyfile
+            destination = tmp_path / "context" / (source if target == "./" else target)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            copy(ROOT / source, destination)
+    pip = [sys.executable, "-m", "pip", "wheel", "-qq", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*pip, "--wheel-dir", tmp_path, tmp_path / "context"], check=True)
+    (built,) = tmp_path.glob("*.whl")
+    ours, theirs = (
+        {name for name in zipfile.ZipFile(path).namelist() if "__pycache__" not in name} for path in (built, wheel)
+    )
+    assert ours == theirs
 
 
 def test_the_installed_wheel_migrates_a_database_starts_workers_and_runs_a_workflow(
