@@ -17,6 +17,7 @@ from tasker.workflows.model import (
     EnvironmentOverrides,
     Part,
     RetryPolicy,
+    StepTemplate,
     WorkflowTemplate,
 )
 from tasker.workflows.overrides import with_overrides
@@ -92,6 +93,27 @@ def for_environment(template: WorkflowTemplate, environment: str) -> WorkflowTem
     return build_template(template.source, environment)
 
 
+def check_step(source: Source) -> None:
+    """Check the fields of one step by itself.
+
+    Args:
+        source: a document whose only content is ``steps`` with that step.
+
+    Raises:
+        InvalidTemplate: any field is wrong.
+    """
+    spelled, problems = one_spelling(source)
+    try:
+        StepTemplate.model_validate_json(encode(spelled.value["steps"][0], what="the step"))
+    except ValueNotStorable as error:
+        problems.append(spelled.problem(error.message, ("steps", 0)))
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        problems += [_problem(spelled, {**details, "loc": ("steps", 0, *details["loc"])}) for details in found]
+    if problems:
+        raise InvalidTemplate(problems)
+
+
 def _in_environment(spelled: Source, environment: str) -> tuple[WorkflowTemplate | None, list[Problem]]:
     merged, problems = with_overrides(spelled, environment)
     template, found = _validated(merged)
@@ -155,9 +177,9 @@ def _message(source: Source, details: ErrorDetails, path: Path_) -> str:
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"must be a mapping, not {given}"
         case "greater_than":
-            return f"must be more than {context['gt']}, not {given}"
+            return f"must be more than {context['gt']:g}, not {given}"
         case "greater_than_equal":
-            return f"must be at least {context['ge']}, not {given}"
+            return f"must be at least {context['ge']:g}, not {given}"
         case "less_than_equal":
             return f"must be at most {context['le']:,}, not {given}"
         case "string_too_short":

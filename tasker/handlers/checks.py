@@ -1,0 +1,31 @@
+"""Whether the handlers of a template are there: what ``template validate`` checks beyond the structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tasker.errors import HandlerNotFound
+from tasker.handlers.registry import HandlerRegistry
+from tasker.workflows.model import WorkflowTemplate
+from tasker.workflows.problems import Problem
+
+
+def check_handlers(template: WorkflowTemplate, handlers: HandlerRegistry) -> Iterator[Problem]:
+    """Every handler and hook of ``template`` that this process cannot find, or that could not be called."""
+    for index, step in enumerate(template.steps):
+        try:
+            handlers.for_step(
+                {"callable": step.handler.callable, "method": step.handler.method},
+                step_name=step.name,
+                depends_on=step.depends_on,
+                result_schema=step.result_schema,
+                workflow=(template.namespace_name, template.name, template.version),
+            )
+        except HandlerNotFound as error:
+            yield template.source.problem(str(error), ("steps", index, "handler", "callable"))
+    for kind in ("on_complete", "on_error"):
+        for number, name in enumerate(getattr(template.hooks, kind)):
+            try:
+                handlers.find(name)
+            except HandlerNotFound as error:
+                yield template.source.problem(str(error), ("hooks", kind, number))
