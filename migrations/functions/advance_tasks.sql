@@ -4,7 +4,8 @@
 -- sat_*: steps that now satisfy dependencies, and whether a dependent may be continued by the caller's executor.
 -- left_tasks: one entry for every step that left the live states, satisfied or not.
 -- A ready step is continued (claimed at once for executor "me", in the receipt of call_no) if that executor serves its queue
--- and the limits allow; each parent hands on one branch, the others are published.
+-- and the limits allow; each parent hands on one branch, the others are published. In a task that was not admitted yet (an
+-- operator resolved a step of it) nothing becomes ready: admission looks for what can run.
 CREATE OR REPLACE FUNCTION tasker.advance_tasks(
     sat_tasks uuid[], sat_positions integer[], sat_continue boolean[], left_tasks uuid[],
     me uuid, call_no bigint, served text[], continue_limit integer, budget_ms double precision,
@@ -30,21 +31,22 @@ BEGIN
     -- The dependents of what was satisfied, each once, with how many of its dependencies that were and which was the last.
     IF cardinality(sat_tasks) > 0 THEN
         WITH edges AS MATERIALIZED (
-            SELECT k.task_uuid, e.child, k.step_position, k.may, t.named_task_id, t.paused
+            SELECT k.task_uuid, e.child, k.step_position, k.may, t.named_task_id, t.paused, t.admitted
             FROM unnest(sat_tasks, sat_positions, sat_continue) AS k(task_uuid, step_position, may)
-            CROSS JOIN LATERAL (SELECT x.named_task_id, x.state = 'paused' AS paused FROM tasker.tasks AS x
+            CROSS JOIN LATERAL (SELECT x.named_task_id, x.state = 'paused' AS paused, x.admitted_at IS NOT NULL AS admitted
+                                FROM tasker.tasks AS x
                                 WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
             CROSS JOIN LATERAL (SELECT x.dependents FROM tasker.named_steps AS x
                                 WHERE x.named_task_id = t.named_task_id AND x.position = k.step_position OFFSET 0) AS p
             CROSS JOIN unnest(p.dependents) AS e(child)
         ), children AS MATERIALIZED (
-            SELECT g.task_uuid, g.child, g.named_task_id, g.paused, count(*)::integer AS n, max(g.step_position) AS parent,
+            SELECT g.task_uuid, g.child, g.named_task_id, g.paused, g.admitted, count(*)::integer AS n, max(g.step_position) AS parent,
                    bool_or(g.may) AS may
-            FROM edges AS g GROUP BY g.task_uuid, g.child, g.named_task_id, g.paused
+            FROM edges AS g GROUP BY g.task_uuid, g.child, g.named_task_id, g.paused, g.admitted
             ORDER BY g.task_uuid, g.child
         )
         SELECT array_agg(s.tid), array_agg(c.task_uuid), array_agg(c.child), array_agg(c.n), array_agg(c.parent),
-               array_agg(s.state = 'pending' AND s.unmet = c.n), array_agg(s.step_uuid), array_agg(s.fence),
+               array_agg(s.state = 'pending' AND s.unmet = c.n AND c.admitted), array_agg(s.step_uuid), array_agg(s.fence),
                array_agg(d.queue), array_agg(c.may), array_agg(d.expected_ms), array_agg(c.paused)
         INTO d_rows, d_tasks, d_positions, d_counts, d_parents, d_ready, d_steps, d_fences, d_queues, d_may, d_expected, d_paused
         FROM children AS c

@@ -1,0 +1,13 @@
+-- Takes an executor's leave: its row goes, and so do the receipts it names as finished. Any other receipt is now the
+-- receipt of nobody, which the next sweep recovers. request: executor, finished[].
+CREATE OR REPLACE FUNCTION tasker.deregister_executor(request jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM tasker.delete_finished_receipts(
+        (request->>'executor')::uuid, ARRAY(SELECT jsonb_array_elements_text(request->'finished')::bigint));
+    DELETE FROM tasker.executors AS x WHERE x.executor = (request->>'executor')::uuid;
+    RETURN '{}'::jsonb;
+END
+$$;

@@ -1,0 +1,19 @@
+-- Announces an incarnation of an executor. request: executor (a new uuid), kind, worker, queues[], pid. Registering the
+-- same uuid again is a no-op while it lives; a lost one stays lost.
+CREATE OR REPLACE FUNCTION tasker.register_executor(request jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO tasker.executors (executor, kind, worker, pid, queues)
+    VALUES ((request->>'executor')::uuid, request->>'kind', request->>'worker', (request->>'pid')::integer,
+            ARRAY(SELECT jsonb_array_elements_text(request->'queues')))
+    ON CONFLICT DO NOTHING;
+    PERFORM tasker.check_executor((request->>'executor')::uuid, 9223372036854775807);
+    RETURN '{}'::jsonb;
+EXCEPTION
+    WHEN check_violation OR not_null_violation OR invalid_text_representation THEN
+        RAISE EXCEPTION 'the executor cannot be registered: %', sqlerrm
+            USING ERRCODE = 'TK001', COLUMN = 'request', HINT = 'it needs executor (a uuid), kind, worker and queues';
+END
+$$;
