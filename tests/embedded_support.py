@@ -134,6 +134,24 @@ def postmaster(folder: Path) -> int | None:
     return Postmaster(Directory(folder)).pid()
 
 
+def lives(pid: int) -> bool:
+    """Whether the process runs; one that waits to be reaped does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def processes_of(folder: Path) -> list[int]:
+    """All processes of PostgreSQL on ``folder``."""
+    return Postmaster(Directory(folder))._survivors()
+
+
+def url_of(folder: Path) -> str:
+    """The URL of a server that somebody else runs."""
+    return EmbeddedServer(Directory(folder), settings={}, start_timeout_seconds=1).url
+
+
 def all_gone(folder: Path) -> bool:
     return Postmaster(Directory(folder)).all_gone()
 
@@ -158,10 +176,10 @@ def processes_with_argument(argument: str) -> list[int]:
 
 
 def guardians(folder: Path) -> list[int]:
-    return [pid for pid in processes_with_argument(str(folder)) if "guardian_main" in " ".join(_command(pid))]
+    return [pid for pid in processes_with_argument(str(folder)) if "guardian_main" in " ".join(command_of(pid))]
 
 
-def _command(pid: int) -> list[str]:
+def command_of(pid: int) -> list[str]:
     try:
         return psutil.Process(pid).cmdline()
     except psutil.Error:
