@@ -34,13 +34,17 @@ class DurationAverages:
         self._averages: dict[StepOfTemplate, _Average] = {}
         self._max_entries = max_entries
 
-    def record(self, step: StepOfTemplate, milliseconds: float, known_ms: float | None) -> bool:
-        """Add a sample; whether this step's average is unknown to the database and now worth an early heartbeat.
+    def record(self, step: StepOfTemplate, milliseconds: float, known_ms: float | None) -> tuple[float | None, bool]:
+        """Add a sample.
 
         Args:
             step: which step of which template.
             milliseconds: how long the executor was occupied by it.
             known_ms: what the database gave as ``expected_ms``, if anything.
+
+        Returns:
+            The average, ``None`` before it rests on enough samples; and whether it is unknown to the database and has
+            just become worth an early heartbeat.
         """
         with self._lock:
             average = self._averages.get(step)
@@ -52,13 +56,9 @@ class DurationAverages:
             # The plain mean at first, so that one slow first run (imports, caches) does not rule for long.
             weight = max(WEIGHT, 1 / average.samples)
             average.ms += (max(milliseconds, FLOOR_MS) - average.ms) * weight
-            return average.reported_ms is None and average.samples == SAMPLES_FOR_A_FIRST_REPORT
-
-    def expected_ms(self, step: StepOfTemplate) -> float | None:
-        """The average so far, or ``None`` before there are enough samples."""
-        with self._lock:
-            average = self._averages.get(step)
-            return average.ms if average is not None and average.samples >= SAMPLES_FOR_A_FIRST_REPORT else None
+            if average.samples < SAMPLES_FOR_A_FIRST_REPORT:
+                return None, False
+            return average.ms, average.reported_ms is None and average.samples == SAMPLES_FOR_A_FIRST_REPORT
 
     def take_report(self) -> dict[StepOfTemplate, float]:
         """Averages that rest on enough samples and differ from what was last reported; they count as reported now."""

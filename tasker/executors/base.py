@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class RegisteredExecutor:
+class RegisteredExecutor(ABC):
     """An executor as the ``executors`` table knows it.
 
     The loop's thread registers, sets the idle flag and deregisters, over ``link``. Heartbeats come from a thread of
@@ -51,6 +52,8 @@ class RegisteredExecutor:
         self.grace = grace
         self.beat_soon: Callable[[], None] = _nothing
         """Asks for a heartbeat before its time; set by the loop."""
+        self.wake: Callable[[], None] = _nothing
+        """Has the loop drain this executor soon; set by the loop."""
 
         self._worker = worker
         self._link = link
@@ -66,6 +69,10 @@ class RegisteredExecutor:
     def busy(self) -> bool:
         """Whether work goes on in the background."""
         return False
+
+    @abstractmethod
+    def drain(self, limit: int) -> int:
+        """Take at most ``limit`` items of work, process them, and say how many there were."""
 
     # -- registering ----------------------------------------------------------------------------------------------
 
@@ -100,7 +107,7 @@ class RegisteredExecutor:
         self.counters.add(lost=1)
         self.forget(incarnation)
 
-    def forget(self, incarnation: Incarnation) -> None:
+    def forget(self, incarnation: Incarnation) -> None:  # noqa: B027 - most hold nothing
         """Drop what was held under a lost ``incarnation``; called on the thread that noticed."""
 
     def deregister(self) -> None:
@@ -150,7 +157,7 @@ class RegisteredExecutor:
                 return
         # Read before anything else: calls allotted later have higher numbers.
         oldest = incarnation.ledger.oldest()
-        expected, reported = self.expected_ms()
+        expected, undo = self.expected_ms()
         request: dict[str, Any] = {
             "executor": incarnation.executor,
             "oldest_call_no": oldest,
@@ -164,18 +171,23 @@ class RegisteredExecutor:
         except ExecutorLost:
             self.lost(incarnation)
             return
-        reported()
+        except BaseException:
+            undo()
+            raise
         if answer["stop_requested"]:
             self.stop_requested = True
         if answer["steps_lost"]:
             self.steps_lost(answer["steps_lost"])
 
     def expected_ms(self) -> tuple[Mapping[str, float], Callable[[], None]]:
-        """Averages for the heartbeat to carry, and what to call once they arrived."""
+        """Averages for the heartbeat to carry, and what to call if it could not be sent."""
         return {}, _nothing
 
-    def steps_lost(self, steps: list[dict[str, Any]]) -> None:
+    def steps_lost(self, steps: list[dict[str, Any]]) -> None:  # noqa: B027 - most run none
         """The heartbeat's answer: steps that are no longer this executor's."""
+
+    def rest(self) -> None:  # noqa: B027 - most executors hold nothing between drains
+        """The loop stops draining for now: bring in nothing that would have to be run."""
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,10 @@ class Executor(Protocol):
         """Take at most ``limit`` items of work, process them, and say how many there were."""
         ...
 
+    def rest(self) -> None:
+        """The loop stops draining for now, perhaps to go on later: bring in nothing that would have to be run."""
+        ...
+
     def stop(self, grace_seconds: float) -> None:
         """Take nothing new; finish or give back what is held within ``grace_seconds``, then deregister."""
         ...

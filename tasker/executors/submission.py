@@ -17,6 +17,7 @@ from tasker.executors.intake import Chain, Intake
 from tasker.executors.link import Link, sqlstate_of
 from tasker.executors.notifier import Notifier
 from tasker.executors.outcomes import RESULT_NOT_STORABLE, Outcome, refused
+from tasker.messaging.queues import channel_name
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Reporting:
         notifier: takes the channels to notify.
         counters: of the executor.
         lost: called with an incarnation that the database says is lost.
-        queued: called with the queues that got messages.
+        queued: called with the queues that got messages and have an idle consumer.
     """
 
     queues: tuple[str, ...]
@@ -229,5 +230,6 @@ def _heed(
         tasks_finished=len(answer["finished_tasks"]),
     )
     reporting.notifier.add(answer["notify"])
+    reporting.notifier.add(channel_name(queue) for queue in answer["queues"])
     if answer["queues"]:
         reporting.queued(answer["queues"])

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
+
+from tasker.handlers.resolved import ResolvedHandler
 
 MAX_NAMED = 256
 """Versions named in each claim, so that they are not sent again."""
@@ -18,8 +21,8 @@ class StepTemplate:
     """One step of one version, as the hot path needs it."""
 
     __slots__ = (
-        "delegated", "expected_ms", "handler", "key", "max_attempts", "name", "namespace", "parents", "prepared",
-        "result_schema", "retryable", "task_name", "timeout_seconds", "version",
+        "delegated", "expected_ms", "handler", "key", "max_attempts", "name", "namespace", "parents", "resolved",
+        "result_schema", "retryable", "settings", "task_name", "timeout_seconds", "version",
     )  # fmt: skip
 
     def __init__(self, named_task_id: int, task: Mapping[str, Any], step: Mapping[str, Any]) -> None:
@@ -28,11 +31,9 @@ class StepTemplate:
         self.task_name: str = task["name"]
         self.version: str = task["version"]
         self.name: str = step["name"]
-        self.handler: Mapping[str, Any] = step["handler"]
         self.retryable: bool = step["retryable"]
         self.max_attempts: int = step["max_attempts"]
         self.timeout_seconds: float | None = step["timeout_seconds"]
-        self.result_schema: Mapping[str, Any] | bool | None = step["result_schema"]
         self.delegated: bool = step["delegated"]
         self.expected_ms: float | None = step["expected_ms"]
         names = [other["name"] for other in task["steps"]]
@@ -40,8 +41,11 @@ class StepTemplate:
         self.parents: tuple[tuple[str, str], ...] = tuple(
             (str(position), names[position]) for position in step["depends_on"]
         )
-        # Filled by the runner when the step first runs here: handler, settings and schema, or why there are none.
-        self.prepared: Any = None
+        self.handler: Mapping[str, Any] = step["handler"]
+        self.settings: Mapping[str, Any] = MappingProxyType(step["handler"].get("initialization") or {})
+        self.result_schema: dict[str, Any] | None = step["result_schema"]
+        # The handler, once the step has run here.
+        self.resolved: ResolvedHandler | None = None
 
     @property
     def label(self) -> str:

@@ -1,0 +1,443 @@
+"""Runs steps: claims a batch, calls the handlers, reports what became of them; two round trips per batch."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasker.database import functions
+from tasker.database.connection import Database
+from tasker.errors import ExecutorLost
+from tasker.executors import outcomes
+from tasker.executors.async_runner import AsyncRunner
+from tasker.executors.averages import DurationAverages
+from tasker.executors.base import RegisteredExecutor
+from tasker.executors.completer import Completer
+from tasker.executors.delegation import Delegation, StepSender
+from tasker.executors.executor import ExecutorKind
+from tasker.executors.grace import GracePeriod
+from tasker.executors.held import HeldStep, HeldSteps
+from tasker.executors.incarnation import Incarnation
+from tasker.executors.intake import Intake
+from tasker.executors.interrupts import HandlerInterrupted, Interrupter
+from tasker.executors.link import Link
+from tasker.executors.notifier import Notifier
+from tasker.executors.outcomes import Outcome
+from tasker.executors.preparing import Preparer
+from tasker.executors.set_aside import SetAside
+from tasker.executors.stop import StopSignal
+from tasker.executors.submission import Reporting
+from tasker.executors.watchdog import LOOK_SECONDS, Watchdog, end_running, interrupt
+from tasker.handlers.context import StepContext
+from tasker.handlers.registry import HandlerRegistry
+from tasker.handlers.resolved import ResolvedHandler
+from tasker.resilience.circuits import Circuit
+
+logger = logging.getLogger(__name__)
+
+BUDGET_MS = 50.0
+"""Expected work that an executor takes at once, beyond the first step: what it holds, nobody else can run."""
+
+DRY_SECONDS = 0.02
+"""How long after an empty queue local continuations may go on without looking at it again."""
+
+RESULTS_PAGE = 100
+"""Parents per page, where their results are too large to come with the claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """Sizes that a step executor keeps to.
+
+    Attributes:
+        batch_size: most steps held at once.
+        budget_ms: expected work held at once, in milliseconds.
+        max_result_bytes: largest result of a step, as JSON.
+        max_claim_bytes: parents' results above this size are read in pages.
+    """
+
+    batch_size: int = 50
+    budget_ms: float = BUDGET_MS
+    max_result_bytes: int = 1_048_576
+    max_claim_bytes: int = 8_388_608
+
+
+class StepExecutor(RegisteredExecutor):
+    """One executor of steps, serving several queues fairly.
+
+    The loop's thread claims and runs sync handlers; async ones run on an event loop of their own. Results leave through
+    the ``Completer``, a ``Watchdog`` looks after what takes too long. What is held, and who may speak for it, is the
+    business of ``HeldSteps``; receipts are the business of the incarnation's ``CallLedger``.
+
+    Args:
+        queues: names of the step queues it serves.
+        database: where they are.
+        worker: who hosts it.
+        handlers: finds the code of steps.
+        circuit: guards connecting to the database.
+        stop: the stop signal of this process.
+        grace: how long it may go on after that.
+        limits: how much it takes.
+        send: sends steps that are Celery tasks; ``None`` where there is no Celery.
+    """
+
+    def __init__(
+        self,
+        queues: tuple[str, ...],
+        *,
+        database: Database,
+        worker: str,
+        handlers: HandlerRegistry,
+        circuit: Circuit,
+        stop: StopSignal,
+        grace: GracePeriod,
+        limits: StepLimits,
+        send: StepSender | None = None,
+    ) -> None:
+        def link(purpose: str) -> Link:
+            return Link(
+                database,
+                name=f"tasker step_executor {purpose}",
+                circuit=circuit,
+                give_up=grace.over,
+                sleep=grace.sleep,
+            )
+
+        super().__init__(ExecutorKind.STEP_EXECUTOR, queues, worker=worker, link=link("claim"), grace=grace)
+        self._limits = limits
+        self._preparer = Preparer(handlers, limits.max_result_bytes)
+        self._held = HeldSteps()
+        self._intake = Intake()
+        self._averages = DurationAverages()
+        self._async = AsyncRunner()
+        # Written by the loop's thread and, when messages were sent to our own queues, by the completer's.
+        self._dry_until = 0.0
+        self._resting = True
+        self._interrupter: Interrupter | None = None
+        self._interrupter_thread = 0
+        reporting = Reporting(
+            queues=queues,
+            max_claim_bytes=limits.max_claim_bytes,
+            held=self._held,
+            intake=self._intake,
+            notifier=Notifier(),
+            counters=self.counters,
+            lost=self.lost,
+            queued=self._queued,
+        )
+        delegation = Delegation(send, self._preparer, self._submit)
+        set_aside = SetAside(link("set aside"), reporting, delegate=delegation, notified=self._channels_came_up)
+        self._completer = Completer(
+            link("complete"),
+            reporting,
+            set_aside,
+            allowance=self._allowance,
+            delegate=delegation,
+            arrived=self._arrived,
+        )
+        self._watchdog = Watchdog(
+            self._held,
+            stop=stop,
+            grace=grace,
+            submit=self._submit,
+            give_back=self._completer.give_back,
+            counters=self.counters,
+        )
+
+    # -- draining -------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether async handlers run, or results are on their way."""
+        return self._held.count > 0 or self._completer.pending
+
+    def start(self) -> None:
+        """Register, and start watching."""
+        super().start()
+        self._watchdog.start()
+
+    def drain(self, limit: int) -> int:
+        """Take a batch of at most ``limit`` steps, counting those held already, and run it.
+
+        Returns:
+            How many steps were started; async ones may still run.
+        """
+        self._resting = False
+        try:
+            self.start()
+            if not self._ending:
+                self._claim(min(limit, self._limits.batch_size))
+        except ExecutorLost:
+            return 0
+        started = self._run_ready()
+        self._completer.flush()
+        return started
+
+    @property
+    def _ending(self) -> bool:
+        return self.stop_requested or self.grace.begun
+
+    def _claim(self, limit: int) -> None:
+        now = time.monotonic()
+        ready, running, work = self._held.load(now, self._limits.budget_ms)
+        room, budget_ms = limit - ready - running, self._limits.budget_ms - work
+        if room <= 0 or (ready and (budget_ms <= 0 or now < self._dry_until)):
+            return
+        incarnation = self.incarnation
+        call_no, finished = incarnation.ledger.open()
+        request = {
+            "executor": incarnation.executor,
+            "call_no": call_no,
+            "queues": self.queues,
+            "limit": room,
+            # With nothing else at hand the first step is taken whatever it costs.
+            "budget_ms": max(budget_ms, 0.0) if ready else self._limits.budget_ms,
+            "finished": finished,
+            "known_templates": self._intake.known_templates(),
+            "max_claim_bytes": self._limits.max_claim_bytes,
+        }
+        try:
+            answer = self.call(functions.claim_steps(request))
+        except BaseException:
+            # Refused, or given up at the very end: either way nobody waits for the answer any more. A claim that was
+            # carried out all the same leaves a receipt that counts as lost, and its steps return to their queues.
+            incarnation.ledger.failed(call_no, finished)
+            raise
+        steps = self._intake.take(answer, incarnation, call_no)
+        incarnation.ledger.answered(call_no, len(steps))
+        self._dry_until = now + DRY_SECONDS if answer["queue_empty"] else 0.0
+        self.next_due_seconds = answer["next_due_seconds"]
+        if answer["stop_requested"]:
+            self.stop_requested = True
+        if steps:
+            self._held.add(steps)
+            self.counters.add(claims=1, claimed=len(steps))
+            self._watchdog.attend()
+        else:
+            self.counters.add(empty_claims=1)
+
+    def _allowance(self) -> tuple[int, float]:
+        """How many steps a completion may hand back, and how much work they may be.
+
+        At least a quarter of a batch is left to the queue, unless that is known to be empty.
+        """
+        if self._ending or self._resting:
+            return 0, 0.0
+        now = time.monotonic()
+        ready, running, work = self._held.load(now, self._limits.budget_ms)
+        batch = self._limits.batch_size
+        share = batch if now < self._dry_until or batch == 1 else batch - -(-batch // 4)
+        limit, budget_ms = min(batch - running, share) - ready, self._limits.budget_ms - work
+        if limit <= 0 or (budget_ms <= 0 and ready + running > 0):
+            return 0, 0.0
+        return limit, max(budget_ms, 0.0)
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def _run_ready(self) -> int:
+        step = self._held.start_next(time.monotonic())
+        if step is None:
+            return 0
+        started = 0
+        interrupter = self._interrupter_of_this_thread()
+        interrupter.install()
+        try:
+            while step is not None:
+                started += 1
+                self._run(step, interrupter)
+                # Once told to stop, what has not started is given back.
+                step = None if self.grace.begun else self._held.start_next(time.monotonic())
+        finally:
+            interrupter.uninstall()
+        return started
+
+    def _interrupter_of_this_thread(self) -> Interrupter:
+        thread = threading.get_ident()
+        if self._interrupter is None or self._interrupter_thread != thread:
+            self._interrupter, self._interrupter_thread = Interrupter(), thread
+        return self._interrupter
+
+    def _run(self, step: HeldStep, interrupter: Interrupter) -> None:
+        template = step.template
+        if template.delegated:
+            self._finish(step, outcomes.delegated(step))
+            return
+        try:
+            handler = self._preparer.handler(step)
+            if step.results_paged:
+                self._read_results(step)
+            context = self._preparer.context(step)
+        except Exception as error:
+            self._finish(step, outcomes.raised(step, error))
+            return
+        if not template.retryable and not self._may_start(step):
+            return
+        if template.timeout_seconds is not None and template.timeout_seconds < LOOK_SECONDS:
+            self._watchdog.attend(soon=True)
+        if handler.is_async:
+            self._async.run(step, functools.partial(self._attempt, handler, context))
+            return
+        begun = time.perf_counter()
+        try:
+            result = interrupter.run(functools.partial(handler.invoke, context), functools.partial(_expose, step))
+        except HandlerInterrupted:
+            return  # whoever interrupted it has spoken for the step
+        except Exception as error:
+            outcome = outcomes.raised(step, error)
+        except BaseException as error:
+            if type(error) is not SystemExit:
+                # Ctrl-C, or the worker's own shutdown: not the step's failure.
+                if self._held.settle(step):
+                    self._completer.give_back([step])
+                raise
+            outcome = outcomes.raised(step, error)
+        else:
+            self._record(step, (time.perf_counter() - begun) * 1000)
+            outcome = self._preparer.outcome(step, result)
+        self._finish(step, outcome)
+
+    async def _attempt(self, handler: ResolvedHandler, context: StepContext[Any], step: HeldStep) -> None:
+        """One run of an async handler, on the event loop."""
+        begun = time.perf_counter()
+        try:
+            result = await handler.invoke(context)
+        except asyncio.CancelledError:
+            # By us: the step is spoken for, and this does nothing. By the handler itself: an error like any other.
+            outcome = outcomes.failed(
+                step,
+                {
+                    "message": "the handler was cancelled from within",
+                    "type": "CancelledError",
+                    "retryable": True,
+                    "retry_after_seconds": None,
+                },
+            )
+        except Exception as error:
+            outcome = outcomes.raised(step, error)
+        else:
+            # Side by side with a batch of others, it occupies the executor for its share of the time only.
+            self._record(step, (time.perf_counter() - begun) * 1000 / self._limits.batch_size)
+            outcome = self._preparer.outcome(step, result)
+        if self._held.settle(step):
+            self._completer.submit(outcome)
+
+    def _finish(self, step: HeldStep, outcome: Outcome) -> None:
+        if self._held.settle(step):
+            # The last of a batch is followed by a flush on this thread.
+            self._completer.submit(outcome, flush_follows=self._held.ready == 0)
+        else:
+            self.counters.add(late=1)
+
+    def _record(self, step: HeldStep, milliseconds: float) -> None:
+        template = step.template
+        average, worth_a_heartbeat = self._averages.record(template.key, milliseconds, template.expected_ms)
+        if average is not None:
+            template.expected_ms = average
+        if worth_a_heartbeat:
+            self.beat_soon()
+
+    def _may_start(self, step: HeldStep) -> bool:
+        """Commit the start mark of a step that must not run twice; refused means: do not run it."""
+        request = {"executor": step.incarnation.executor, "steps": [step.key()]}
+        try:
+            (started,) = self.call(functions.mark_steps_started(request))["started"]
+        except ExecutorLost:
+            return False
+        if not started and self._held.settle(step):
+            step.incarnation.ledger.settled(step.call_no)
+            self.counters.add(stale=1)
+        return bool(started)
+
+    def _read_results(self, step: HeldStep) -> None:
+        """Results of parents that were too large for the claim."""
+        results: dict[str, Any] = {}
+        after: int | None = None
+        while True:
+            page = self.call(
+                functions.get_parent_results(step.task_uuid, step.step_uuid, after=after, limit=RESULTS_PAGE)
+            )
+            results.update(page["results"])
+            after = page["next_after"]
+            if after is None:
+                step.results = results
+                return
+
+    # -- what other threads call ----------------------------------------------------------------------------------
+
+    def _submit(self, outcome: Outcome) -> None:
+        self._completer.submit(outcome)
+
+    def _channels_came_up(self) -> None:
+        self._completer.channels_came_up()
+
+    def _arrived(self) -> None:
+        self._watchdog.attend()
+        self.wake()
+
+    def _queued(self, queues: Sequence[str]) -> None:
+        if not set(queues).isdisjoint(self.queues):
+            self._dry_until = 0.0
+            self.wake()
+
+    def forget(self, incarnation: Incarnation) -> None:
+        """Drop what was held under a lost incarnation: others run it by now."""
+        for step in self._held.drop(incarnation, "the executor was declared lost"):
+            self._stop_if_async(step)
+
+    def steps_lost(self, steps: list[dict[str, Any]]) -> None:
+        """Steps that were cancelled or taken away: tell their handlers, and drop them."""
+        reasons = {
+            (step["task_uuid"], step["position"], step["map_index"], step["fence"]): str(step["reason"])
+            for step in steps
+        }
+        gone = self._held.cancel(reasons)
+        for step in gone:
+            step.incarnation.ledger.settled(step.call_no)
+            self._stop_if_async(step)
+        self.counters.add(cancelled=len(gone))
+
+    def _stop_if_async(self, step: HeldStep) -> None:
+        handler = step.template.resolved
+        if handler is not None and handler.is_async:
+            interrupt(step)
+
+    def expected_ms(self) -> tuple[Mapping[str, float], Callable[[], None]]:
+        """The averages that changed, for a heartbeat."""
+        report = self._averages.take_report()
+        named = {f"{task}:{position}": milliseconds for (task, position), milliseconds in report.items()}
+        return named, functools.partial(self._averages.report_lost, report)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Take nothing back from completions; what was taken and not started is given back by the watchdog."""
+        self._resting = True
+
+    def stop(self, grace_seconds: float) -> None:
+        """Give back what has not started, let finish what runs, report all of it, and deregister."""
+        self.rest()
+        self.grace.begin(grace_seconds)
+        self._completer.give_back(self._held.take_unstarted())
+        while self._held.running and not self.grace.over():
+            self.grace.sleep(0.005)
+        end_running(self._held, self._submit, self._completer.give_back)
+        if not self._completer.drain(time.monotonic() + max(1.0, self.grace.remaining())):
+            logger.warning("not everything could be reported before the executor had to end; others will run it again")
+        self.deregister()
+
+    def close(self) -> None:
+        """End the threads and close the connections."""
+        self._async.close()
+        self._watchdog.close()
+        self._completer.close()
+        super().close()
+
+
+def _expose(step: HeldStep, interrupt_it: Callable[[], None] | None) -> None:
+    step.interrupt = interrupt_it
