@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from tasker.executors.stop import StopSignal
-from tasker.executors.wake import wait_readable
+from tasker.executors.wake import Raised, wait_readable
 
 POLL_SECONDS = 0.05
 """Longest sleep once the stop signal is set: its descriptor stays readable and wakes nobody any more."""
@@ -22,7 +21,7 @@ class GracePeriod:
         seconds: what is allowed after it.
     """
 
-    def __init__(self, stop: StopSignal, seconds: float) -> None:
+    def __init__(self, stop: Raised, seconds: float) -> None:
         self._stop = stop
         self._seconds = seconds
         self._lock = threading.Lock()  # owns _ends_at

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from tasker.database import functions
+from tasker.database import functions, work
 from tasker.database.calls import Call, run
 from tasker.database.connection import Database, is_connection_lost
-from tasker.errors import TaskerError
+from tasker.errors import EmbeddedServerError, TaskerError
 from tasker.resilience.circuits import Circuit
 from tasker.resilience.reconnecting import retry_connection
 
@@ -21,10 +21,13 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+# Reached, but refused for good: waiting does not help, a person has to look.
+_HOPELESS_CLASSES = ("28", "3D")
 # The statement was rolled back through no fault of its own: serialization, deadlock, lock timeout, out of resources,
 # cancelled by the statement timeout.
 _TRANSIENT = ("40001", "40P01", "55P03", "57014")
 _TRANSIENT_CLASSES = ("53",)
+_CANCELLED = "57014"
 
 
 def sqlstate_of(error: BaseException) -> str | None:
@@ -39,6 +42,12 @@ def is_transient(error: BaseException) -> bool:
     """Whether the server rolled the statement back for a reason that passes."""
     sqlstate = error.sqlstate if isinstance(error, psycopg.Error) else None
     return sqlstate is not None and (sqlstate in _TRANSIENT or sqlstate[:2] in _TRANSIENT_CLASSES)
+
+
+def is_hopeless(error: BaseException) -> bool:
+    """Whether connecting again cannot help: wrong password, no such database."""
+    sqlstate = sqlstate_of(error)
+    return sqlstate is not None and sqlstate[:2] in _HOPELESS_CLASSES
 
 
 class Link:
@@ -69,9 +78,17 @@ class Link:
         self._lock = threading.Lock()  # owns the members below, never held during a call
         self._connection: psycopg.Connection[Any] | None = None
         self._clock_offset = database.clock_offset
+        self._statement_timeout_ms: int | None = None
         self._closed = False
 
-    def call(self, call: Call[T], *, lock_timeout_ms: int | None = None, transient: bool = True) -> T:
+    def call(
+        self,
+        call: Call[T],
+        *,
+        lock_timeout_ms: int | None = None,
+        statement_timeout_ms: int | None = None,
+        transient: bool = True,
+    ) -> T:
         """The answer to ``call``, however often the connection is lost meanwhile.
 
         The call is repeated as it is, so it must be one that the SQL core recognizes when it comes again.
@@ -79,6 +96,8 @@ class Link:
         Args:
             call: what to call.
             lock_timeout_ms: longest wait for a lock, where the call waits for some.
+            statement_timeout_ms: PostgreSQL cancels the call after this, and it fails; ``None`` leaves it to the
+                settings of the database, and a call that was cancelled is repeated.
             transient: also repeat what the server rolled back for a passing reason (deadlock, timeout).
 
         Raises:
@@ -90,6 +109,9 @@ class Link:
         def attempt() -> T:
             connection = self._open()
             try:
+                if statement_timeout_ms is not None and statement_timeout_ms != self._statement_timeout_ms:
+                    run(connection, work.set_statement_timeout(statement_timeout_ms))
+                    self._statement_timeout_ms = statement_timeout_ms
                 if lock_timeout_ms is None:
                     return run(connection, call)
                 with connection.transaction():
@@ -104,7 +126,11 @@ class Link:
                 raise
 
         def is_lost(error: BaseException) -> bool:
-            return is_connection_lost(error) or (transient and is_transient(error))
+            if transient and is_transient(error):
+                return statement_timeout_ms is None or sqlstate_of(error) != _CANCELLED
+            if isinstance(error, EmbeddedServerError):
+                return True  # it may still be recovering from a crash
+            return is_connection_lost(error) and not is_hopeless(error)
 
         try:
             return attempt()
@@ -140,5 +166,5 @@ class Link:
         offset = self._database.clock_offset
         connection = self._circuit.call(self._database.connect, application_name=self._name)
         with self._lock:
-            self._connection, self._clock_offset = connection, offset
+            self._connection, self._clock_offset, self._statement_timeout_ms = connection, offset, None
         return connection

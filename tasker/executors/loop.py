@@ -20,8 +20,7 @@ from tasker.executors.base import RegisteredExecutor
 from tasker.executors.heartbeat import Heartbeat
 from tasker.executors.idle import IdleSchedule
 from tasker.executors.statistics import LoopStatistics
-from tasker.executors.stop import StopSignal
-from tasker.executors.wake import HasFileno, WakePipe, wait_readable
+from tasker.executors.wake import HasFileno, Raised, WakePipe, wait_readable
 from tasker.resilience.reconnecting import GaveUp
 
 logger = logging.getLogger(__name__)
@@ -35,18 +34,6 @@ BUSY_SECONDS = 0.1
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 DEFAULT_GRACE_SECONDS = 30.0
-
-
-class Raised(Protocol):
-    """A signal that can be looked at and waited for; ``StopSignal`` is one."""
-
-    def is_set(self) -> bool:
-        """Whether it was raised."""
-        ...
-
-    def fileno(self) -> int:
-        """Readable once it may have been."""
-        ...
 
 
 class Subscription(Protocol):
@@ -112,7 +99,7 @@ class ExecutorLoop:
         self,
         slots: Sequence[Slot],
         *,
-        stop: StopSignal,
+        stop: Raised,
         wake: WakePipe,
         heartbeat: Heartbeat,
         yield_signal: Raised | None = None,

@@ -31,8 +31,8 @@ from tasker.executors.notifier import Notifier
 from tasker.executors.outcomes import Outcome
 from tasker.executors.preparing import Preparer
 from tasker.executors.set_aside import SetAside
-from tasker.executors.stop import StopSignal
 from tasker.executors.submission import Reporting
+from tasker.executors.wake import Raised
 from tasker.executors.watchdog import LOOK_SECONDS, Watchdog, end_running, interrupt
 from tasker.handlers.context import StepContext
 from tasker.handlers.registry import HandlerRegistry
@@ -95,7 +95,7 @@ class StepExecutor(RegisteredExecutor):
         worker: str,
         handlers: HandlerRegistry,
         circuit: Circuit,
-        stop: StopSignal,
+        stop: Raised,
         grace: GracePeriod,
         limits: StepLimits,
         send: StepSender | None = None,

@@ -18,6 +18,14 @@ class HasFileno(Protocol):
         ...
 
 
+class Raised(HasFileno, Protocol):
+    """A signal that can be looked at and waited for; ``StopSignal`` is one."""
+
+    def is_set(self) -> bool:
+        """Whether it was raised."""
+        ...
+
+
 class WakePipe:
     """Many writers, one waiting thread. Several wakes before the reader looks count as one."""
 

@@ -16,8 +16,7 @@ from tasker.executors.counters import Counters
 from tasker.executors.grace import GracePeriod
 from tasker.executors.held import HeldStep, HeldSteps
 from tasker.executors.outcomes import Outcome
-from tasker.executors.stop import StopSignal
-from tasker.executors.wake import HasFileno, WakePipe, wait_readable
+from tasker.executors.wake import HasFileno, Raised, WakePipe, wait_readable
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Watchdog:
         self,
         held: HeldSteps,
         *,
-        stop: StopSignal,
+        stop: Raised,
         grace: GracePeriod,
         submit: Callable[[Outcome], None],
         give_back: Callable[[Sequence[HeldStep]], None],

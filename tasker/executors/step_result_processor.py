@@ -1,0 +1,202 @@
+"""Records outcomes that came by message: from workers in other languages, and from Celery tasks."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+
+from tasker.database import functions, work
+from tasker.database.work import Message
+from tasker.errors import ExecutorLost, TaskerError
+from tasker.executors.executor import ExecutorKind
+from tasker.executors.link import is_transient
+from tasker.executors.orchestration import OrchestrationExecutor
+from tasker.executors.submission import is_bad_value
+from tasker.handlers.results import MISMATCH
+from tasker.messaging.queues import STEP_RESULTS
+from tasker.workflows.registry import TemplateRegistry
+from tasker.workflows.schemas import SchemaInvalid, compile_schema
+
+logger = logging.getLogger(__name__)
+
+Revoke = Callable[[Sequence[str]], None]
+"""Revokes Celery tasks by id."""
+
+_LOW_64_BITS = (1 << 64) - 1
+_POSITION_SHIFT = 46
+
+
+class StepResultProcessor(OrchestrationExecutor):
+    """Reads outcomes, checks their form and their results, and records them; also fires deadlines of delegated steps.
+
+    Args:
+        templates: know the result schemas.
+        revoke: revokes Celery tasks whose step is over; ``None`` where there is no Celery.
+        visibility_timeout_seconds: after this, a message that was read is seen by others again.
+        max_receive_count: a message that was read more often, always without success, is rejected.
+        shared: as for every orchestration executor.
+    """
+
+    def __init__(
+        self,
+        *,
+        templates: TemplateRegistry,
+        revoke: Revoke | None,
+        visibility_timeout_seconds: float,
+        max_receive_count: int,
+        **shared: Any,
+    ) -> None:
+        super().__init__(ExecutorKind.STEP_RESULT_PROCESSOR, (STEP_RESULTS,), **shared)
+        self._templates = templates
+        self._revoke = revoke
+        self._visibility_timeout_seconds = visibility_timeout_seconds
+        self._max_receive_count = max_receive_count
+
+    def drain(self, limit: int) -> int:
+        """Process at most ``limit`` messages and as many deadlines; how many there were of both."""
+        self.start()
+        messages = self.call(work.read_messages(STEP_RESULTS, limit, self._visibility_timeout_seconds))
+        return self._process(self._entries(messages), limit)
+
+    # -- checking -------------------------------------------------------------------------------------------------
+
+    def _entries(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """The messages as ``process_step_results`` takes them: checked, or rejected with the reason."""
+        entries = []
+        for message in messages:
+            wrong = _what_is_wrong(message.body)
+            if message.read_ct > self._max_receive_count and wrong is None:
+                entries.append(_rejected(message, "max_receive_count", f"read {message.read_ct} times without success"))
+            elif wrong is not None:
+                entries.append(_rejected(message, "invalid_outcome", wrong))
+            else:
+                entries.append({"msg_id": message.msg_id, "outcome": message.body})
+        self._check_results([entry["outcome"] for entry in entries if _has_result(entry)])
+        return entries
+
+    def _check_results(self, outcomes: list[dict[str, Any]]) -> None:
+        """Turn results that do not fit their step's schema into permanent errors."""
+        if not outcomes:
+            return
+        ids = self.call(work.template_ids([outcome["task_uuid"] for outcome in outcomes]))
+        for outcome in outcomes:
+            template_id = ids.get(str(uuid.UUID(outcome["task_uuid"])))
+            if template_id is None:
+                continue  # refused as stale by the SQL core
+            steps = self._templates.get_by_id(template_id).definition["steps"]
+            position = _position(outcome["task_uuid"], outcome["step_uuid"])
+            schema = steps[position].get("result_schema") if 0 <= position < len(steps) else None
+            if schema is None:
+                continue
+            name = steps[position]["name"]
+            try:
+                difference = compile_schema(schema).explain(outcome["results"])
+            except (SchemaInvalid, ValueError) as error:
+                difference = (str(error), ())
+            if difference is not None:
+                outcome["status"] = "error"
+                del outcome["results"]
+                outcome["error"] = {
+                    "message": f"the result of step {name!r} does not fit its result_schema: {difference[0]}",
+                    "type": MISMATCH,
+                    "retryable": False,
+                }
+
+    # -- recording ------------------------------------------------------------------------------------------------
+
+    def _process(self, entries: list[dict[str, Any]], deadline_limit: int) -> int:
+        """Record; an outcome that the SQL core refuses is found by halving, and harms no other."""
+        try:
+            answer = self.call(functions.process_step_results({"messages": entries, "deadline_limit": deadline_limit}))
+        except ExecutorLost:
+            raise
+        except (TaskerError, psycopg.Error) as error:
+            if not entries or is_transient(error) or not is_bad_value(error):
+                raise
+            if len(entries) == 1:
+                if "rejected" in entries[0]:
+                    raise
+                rejected = {"reason": "not_storable", "message": str(error)}
+                return self._process([{"msg_id": entries[0]["msg_id"], "rejected": rejected}], deadline_limit)
+            middle = len(entries) // 2
+            return self._process(entries[:middle], deadline_limit) + self._process(entries[middle:], deadline_limit)
+        self.next_due_seconds = answer["next_due_seconds"]
+        self.tell(answer)
+        if answer["revoke"] and self._revoke is not None:
+            try:
+                self._revoke(answer["revoke"])
+            except Exception:
+                # Its outcome is refused by the fence; that it goes on working is all that happens.
+                logger.warning("Celery tasks could not be revoked", exc_info=True)
+        verdicts = [outcome["answer"] for outcome in answer["outcomes"]]
+        self.counters.add(
+            taken=len(entries),
+            accepted=verdicts.count("accepted"),
+            stale=verdicts.count("stale"),
+            busy=verdicts.count("busy"),
+            rejected=answer["rejected"],
+            timeouts=len(answer["timed_out"]),
+            revoked=len(answer["revoke"]),
+        )
+        # Busy ones show again by themselves; counting them would make the loop look for them at once.
+        return len(entries) - verdicts.count("busy") + len(answer["timed_out"])
+
+
+def _what_is_wrong(outcome: Any) -> str | None:
+    """What is wrong with the form of an outcome, or ``None``."""
+    if not isinstance(outcome, dict):
+        return "an outcome is a JSON object"
+    for field in ("task_uuid", "step_uuid", "executor"):
+        if not _is_uuid(outcome.get(field)):
+            return f"{field} must be a UUID"
+    fence = outcome.get("fence")
+    if not isinstance(fence, int) or isinstance(fence, bool) or not 0 < fence < 2**31:
+        return "fence must be the whole number that came with the claim"
+    match outcome.get("status"):
+        case "complete":
+            return None if "results" in outcome else "results are missing"
+        case "error":
+            return _what_is_wrong_with_error(outcome.get("error"))
+        case _:
+            return "status must be complete or error"
+
+
+def _what_is_wrong_with_error(error: Any) -> str | None:
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return "error must be an object with a message"
+    if not isinstance(error.get("type"), str | None):
+        return "error.type must be a string"
+    if not isinstance(error.get("retryable"), bool | None):
+        return "error.retryable must be true or false"
+    delay = error.get("retry_after_seconds")
+    if isinstance(delay, bool) or not isinstance(delay, int | float | None):
+        return "error.retry_after_seconds must be a number"
+    return None
+
+
+def _is_uuid(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        uuid.UUID(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _position(task_uuid: str, step_uuid: str) -> int:
+    """The step's position, which its uuid carries: see ``tasker.step_key``."""
+    key = (uuid.UUID(task_uuid).int ^ uuid.UUID(step_uuid).int) & _LOW_64_BITS
+    return (key >> _POSITION_SHIFT) - 1
+
+
+def _has_result(entry: dict[str, Any]) -> bool:
+    return "outcome" in entry and entry["outcome"]["status"] == "complete"
+
+
+def _rejected(message: Message, reason: str, text: str) -> dict[str, Any]:
+    return {"msg_id": message.msg_id, "rejected": {"reason": reason, "message": text}}
