@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 
@@ -28,10 +28,12 @@ from tasker.executors.step_result_processor import Revoke
 from tasker.executors.wake import Raised
 from tasker.handlers.registry import HandlerRegistry
 from tasker.hooks.completion import CompletionHooks
-from tasker.messaging.listener import Listener
 from tasker.messaging.queues import FIXED_QUEUES, queue_name
 from tasker.resilience.circuits import CircuitBreakers
 from tasker.workflows.registry import TemplateRegistry
+
+if TYPE_CHECKING:
+    from tasker.messaging.listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -218,6 +220,8 @@ class OrchestrationCore:
         """The one LISTEN connection of this process, made on first use; ``None`` where the settings want none."""
         if not self.settings.pgmq.notify_enabled:
             return None
+        from tasker.messaging.listener import Listener
+
         with self._lock:
             if self._listener is None and not self._closed:
                 self._listener = Listener(self.database.url)

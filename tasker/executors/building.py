@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasker.config.settings import Settings
 from tasker.database.connection import Database
@@ -25,10 +25,12 @@ from tasker.executors.task_request_processor import TaskRequestProcessor
 from tasker.executors.wake import Raised, WakePipe
 from tasker.handlers.registry import HandlerRegistry
 from tasker.hooks.completion import CompletionHooks
-from tasker.messaging.listener import Listener
 from tasker.messaging.queues import channel_name
 from tasker.resilience.circuits import CircuitBreakers
 from tasker.workflows.registry import TemplateRegistry
+
+if TYPE_CHECKING:
+    from tasker.messaging.listener import Listener
 
 
 @dataclass(frozen=True, slots=True)
