@@ -174,7 +174,7 @@ class Transport(virtual.Transport):
 
     def _on_readable(self) -> None:
         self.session.receive()
-        self._collect()
+        self._take_answers()
         while self._inbox:
             self._deliver_next()
 
@@ -183,7 +183,7 @@ class Transport(virtual.Transport):
         # a delivery leaves for the loop to do (acknowledging) is done in its next round, and not after it has waited.
         if self._session is None or self._session.polling:
             return
-        self._collect()
+        self._take_answers()
         request = self._next_request()
         if request is None and self._inbox:
             # Brought along by another query: an empty poll makes the session readable, and the loop come round.
@@ -209,7 +209,7 @@ class Transport(virtual.Transport):
         deadline = None if timeout is None else monotonic() + timeout
         while not self._inbox:
             self.session.receive()
-            self._collect()
+            self._take_answers()
             request = self._next_request()
             if request is not None:
                 self._poll(request)
@@ -226,7 +226,7 @@ class Transport(virtual.Transport):
 
     def take_one(self, queue: str, *, no_ack: bool) -> dict[str, Any] | None:
         """One message of ``queue``, if there is one."""
-        self._collect()
+        self._take_answers()
         self._read_from.add(queue)
         is_mailbox = queue in self.mailboxes
         request = PollRequest(mailboxes=[queue], mail_limit=1) if is_mailbox else PollRequest(queues=[queue], limit=1)
@@ -307,7 +307,7 @@ class Transport(virtual.Transport):
         for answer in self._ask(request):
             self._take_in(answer)
 
-    def _collect(self) -> None:
+    def _take_answers(self) -> None:
         """Take what has come in answer to polls."""
         for answer in self._ask(None):
             self._take_in(answer)
