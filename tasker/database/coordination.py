@@ -19,10 +19,12 @@ class Consumed:
     Attributes:
         hostname: Celery's name of the worker.
         queues: names of the Celery queues.
+        age_seconds: how long ago it started.
     """
 
     hostname: str
     queues: tuple[str, ...]
+    age_seconds: float
 
 
 # -- ticks ----------------------------------------------------------------------------------------------------
@@ -104,9 +106,7 @@ def prune_registrations(keep_seconds: float, limit: int = 1000) -> Call[dict[str
 
 def namespaces() -> Call[tuple[str, ...]]:
     """The namespaces there are."""
-    return Call(
-        "SELECT name FROM tasker.namespaces ORDER BY name", decode=lambda rows: tuple(name for (name,) in rows)
-    )
+    return Call("SELECT name FROM tasker.namespaces ORDER BY name", decode=lambda rows: tuple(name for (name,) in rows))
 
 
 def count_executors(lease_seconds: float) -> Call[Mapping[str, int]]:
@@ -122,10 +122,11 @@ def count_executors(lease_seconds: float) -> Call[Mapping[str, int]]:
 def living_workers(within_seconds: float) -> Call[tuple[Consumed, ...]]:
     """The workers that gave a sign of life within so many seconds, and what they consume."""
     return Call(
-        "SELECT hostname, queues FROM tasker.workers"
+        "SELECT hostname, queues, CAST(extract(epoch FROM clock_timestamp() - started_at) AS double precision)"
+        " FROM tasker.workers"
         " WHERE heartbeat_at > clock_timestamp() - make_interval(secs => %(within_seconds)s) ORDER BY hostname",
         {"within_seconds": float(within_seconds)},
-        decode=lambda rows: tuple(Consumed(hostname, tuple(queues)) for hostname, queues in rows),
+        decode=lambda rows: tuple(Consumed(hostname, tuple(queues), age) for hostname, queues, age in rows),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from tasker.errors import ConfigurationError
@@ -36,17 +36,20 @@ class WorkerHost:
         hostname: Celery's name of the worker.
         pool: ``prefork``, ``threads`` or ``solo``.
         slots: how many slots the worker was asked for, the spare ones not counted.
+        executor_slots: how many of its slots executors may take.
         spare_slots: slots added for ordinary tasks.
         roles: what the slots host.
-        every_queue: the worker was started without ``-Q``, so new namespaces are its own, too.
+        every_queue_but: of a worker started without ``-Q``: the queues that are not its own, while all others are,
+            those of new namespaces too; ``None`` for one started with ``-Q``.
     """
 
     hostname: str
     pool: str
     slots: int
+    executor_slots: int
     spare_slots: int = 0
     roles: tuple[Role, ...] = ()
-    every_queue: bool = False
+    every_queue_but: frozenset[str] | None = None
     stop: StopSignal = field(default_factory=StopSignal)
     yields: YieldPipe = field(default_factory=YieldPipe)
     detached: SharedFlag = field(default_factory=SharedFlag)
@@ -56,6 +59,10 @@ class WorkerHost:
     """The descriptors that the worker's main loop reads. In a solo pool the executor yields when one is readable."""
 
     pid: int = field(default_factory=os.getpid)
+
+    def also_consumed(self, queues: Iterable[str]) -> set[str]:
+        """Those of ``queues`` that a worker without ``-Q`` consumes beside what Celery's settings name."""
+        return set() if self.every_queue_but is None else set(queues) - self.every_queue_but
 
 
 _hosts: dict[str, WorkerHost] = {}

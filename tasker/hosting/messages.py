@@ -10,7 +10,7 @@ from kombu.message import Message
 from kombu.serialization import dumps
 
 NO_TIME_LIMIT_SECONDS = 10 * 365 * 86400
-"""Instead of the worker's own time limits, which mean its ordinary tasks: a message can override them, not lift them."""
+"""Instead of the worker's time limits, which mean its ordinary tasks: a message can override them, not lift them."""
 
 
 def local_message(app: Celery, task_name: str, args: tuple[Any, ...]) -> Message:

@@ -10,11 +10,11 @@ from tasker.hosting.host import find_host
 from tasker.hosting.slot import Occupant
 
 
-class ExecutorRequest(Request):  # type: ignore[misc]  # Celery has no annotations
+class ExecutorRequest(Request):
     """The request of ``tasker.run_executors``, which acknowledges late when local, early when it came from a queue.
 
-    Local ones have nothing to acknowledge: the late acknowledgement is how their slot learns that they ended. Those from
-    a queue run for minutes and must not be redelivered; whoever sent them counts executors and sends again.
+    Local ones have nothing to acknowledge: the late acknowledgement is how their slot learns that they ended. Those
+    from a queue run for minutes and must not be redelivered; whoever sent them counts executors and sends again.
     """
 
     @property

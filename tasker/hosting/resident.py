@@ -30,8 +30,8 @@ class ResidentExecutors:
     """The executors of one worker, run as tasks that its own consumer makes.
 
     It builds messages and hands them to the consumer's strategy for the executor task, so that they go the way of any
-    task: they are seen by ``inspect active`` and by the autoscaler, they show in Flower, and they wait for a slot behind
-    what was there first. They count against no prefetch, cannot be lost or redelivered, and outlive the broker's
+    task: they are seen by ``inspect active`` and by the autoscaler, they show in Flower, and they wait for a slot
+    behind what was there first. They count against no prefetch, cannot be lost or redelivered, and outlive the broker's
     connection.
 
     Args:
@@ -84,6 +84,12 @@ class ResidentExecutors:
             self._host.yields.ask()
         self._soon()
 
+    def call_soon(self, function: Callable[[], Any]) -> None:
+        """Call ``function`` in the thread that may use the consumer; never, while there is no connection."""
+        call_later = self._call_later
+        if call_later is not None:
+            call_later(0, function)
+
     # -- looking after slots --------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -134,13 +140,15 @@ class ResidentExecutors:
             occupants = [slot.occupant for slot in self._slots if slot.occupant and slot.occupant.request]
         for occupant in occupants:
             request = occupant.request
-            if (request not in state.reserved_requests or request.worker_pid in dead) and occupant.slot.vacate(occupant):
+            if (request not in state.reserved_requests or request.worker_pid in dead) and occupant.slot.vacate(
+                occupant
+            ):
                 logger.warning("An executor of worker %s ended without a word; starting another.", self._host.hostname)
 
     # -- yielding -------------------------------------------------------------------------------------------------
 
     def _weigh(self) -> None:
-        """Ask one executor to yield if ordinary tasks have waited, since the last look, for more slots than are free."""
+        """Ask one executor to yield if ordinary tasks wait, as at the last look, for more slots than are free."""
         reserved, active = _snapshot(state.reserved_requests), _snapshot(state.active_requests)
         waiting = sum(request.name != RUN_EXECUTORS for request in reserved - active)
         needed = waiting > max(0, self._consumer.pool.num_processes - len(active))

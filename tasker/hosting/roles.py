@@ -48,9 +48,9 @@ def roles_of(
 ) -> tuple[Role, ...]:
     """The role of each slot, at most ``slots`` many; none for a worker of plain Celery queues.
 
-    Queues that name a namespace get step executors, each serving all of them. The queue ``orchestration`` gets loops over
-    all orchestration kinds. A worker that consumes both gives a quarter of its slots, at least one, to orchestration,
-    so that slow handlers never stop it; with a single slot, one loop does everything.
+    Queues that name a namespace get step executors, each serving all of them. The queue ``orchestration`` gets loops
+    over all orchestration kinds. A worker that consumes both gives a quarter of its slots, at least one, to
+    orchestration, so that slow handlers never stop it; with a single slot, one loop does everything.
 
     Args:
         consumed: the names of the Celery queues the worker consumes.

@@ -12,7 +12,7 @@ from tasker.hosting.host import find_host
 from tasker.hosting.resident import CHECK_SECONDS, ResidentExecutors
 
 
-class StopExecutors(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no annotations
+class StopExecutors(bootsteps.StartStopStep):
     """Sets the stop signal whenever the worker ends, also by ``control shutdown``, which sends no Celery signal."""
 
     label = "Tasker: stop"
@@ -53,7 +53,7 @@ class StopExecutors(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             self._host.stop.set()
 
 
-class HostExecutors(bootsteps.StartStopStep):  # type: ignore[misc]
+class HostExecutors(bootsteps.StartStopStep):
     """Fills the worker's slots with executors while its consumer runs, and again after each reconnect."""
 
     label = "Tasker: executors"

@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 import selectors
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Collection
 
-
-class Raised(Protocol):
-    """Something that may be raised, such as a ``StopSignal``."""
-
-    def is_set(self) -> bool:
-        """Whether it is raised for the asker."""
-        ...
-
-    def fileno(self) -> int:
-        """A descriptor that is readable when it may be raised."""
-        ...
+from tasker.executors.wake import Raised
 
 
 class AnyOf:
@@ -45,9 +34,17 @@ class AnyOf:
 
 
 class Readable:
-    """Raised while one of ``descriptors`` has something to read: a solo worker's own connections, for instance."""
+    """Raised while one of some descriptors has something to read."""
 
-    def __init__(self, descriptors: Iterable[int]) -> None:
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    def watch(self, descriptors: Collection[int]) -> None:
+        """Watch these from now on, and no others.
+
+        All are registered anew: the number of one that was closed may be another file's by now.
+        """
+        self._selector.close()
         self._selector = selectors.DefaultSelector()
         for descriptor in descriptors:
             self._selector.register(descriptor, selectors.EVENT_READ)

@@ -1,0 +1,254 @@
+"""``Coordinator``: what no single worker sees. One tick per period, however many beats ask for it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import psycopg
+
+from tasker.config.settings import Settings
+from tasker.database import coordination, functions
+from tasker.database.calls import Call, run
+from tasker.database.connection import Database
+from tasker.database.partitions import ensure_partitions
+from tasker.errors import TaskerError
+from tasker.messaging.queues import channel_name
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+ORCHESTRATION = "orchestration"
+"""Celery's queue of the workers that host orchestration executors."""
+
+MAX_LOSSES = 5
+"""A step that lost so many executors is poison and goes to the dead letters."""
+
+SWEEP_LIMIT = 500
+"""Steps that one sweep gives back; the next follows at once while there are more."""
+
+SWEEPS_PER_TICK = 10
+NET_PAGE = 1000
+"""Open tasks that one tick checks for steps which nobody holds."""
+
+RESEND_LIMIT = 500
+KEEP_SECONDS = 3600.0
+"""How long rows of executors and workers that are gone stay for those who want to look."""
+
+STATEMENT_TIMEOUT_MS = 10_000
+LOCK_TIMEOUT_MS = 1000
+"""A sweep that has to wait gives up: the next tick comes soon, and it must not stall what it looks after."""
+
+
+class RequestExecutors(Protocol):
+    """Asks some worker with a free slot for one more executor."""
+
+    def __call__(self, kind: str, namespaces: Sequence[str], *, queue: str, expires_seconds: float) -> None:
+        """Ask for an executor of ``kind`` that serves ``namespaces``.
+
+        Args:
+            kind: an executor kind.
+            namespaces: whose steps it shall run; none for orchestration kinds.
+            queue: the Celery queue whose workers are asked.
+            expires_seconds: the request is void after this.
+        """
+        ...
+
+
+class HasDatabase(Protocol):
+    """What the coordinator needs of the core."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings."""
+        ...
+
+    @property
+    def database(self) -> Database:
+        """The database."""
+        ...
+
+
+@dataclass
+class TickReport:
+    """What a tick did.
+
+    Attributes:
+        ticked: whether it was this caller's turn; if not, all else is empty.
+        lost_executors: executors that were declared lost.
+        requeued: steps that went back to their queues.
+        poisoned: steps given up for having lost too many executors.
+        errored: steps ended because nobody knows whether they ran (``outcome_unknown``).
+        skipped: steps that somebody had locked; the next tick sees them.
+        finalizations: messages sent again for tasks whose after-work nobody does.
+        mail: messages of dead readers of the broker that returned to their queues.
+        partitions: partitions of audit tables that were made.
+        pruned: how many rows of executors, workers and waiters that are gone went.
+        requested: executors asked for, by kind.
+        problems: parts that failed, with the reason.
+    """
+
+    ticked: bool = False
+    lost_executors: list[str] = field(default_factory=list)
+    requeued: int = 0
+    poisoned: int = 0
+    errored: int = 0
+    skipped: int = 0
+    finalizations: int = 0
+    mail: int = 0
+    partitions: tuple[str, ...] = ()
+    pruned: dict[str, int] = field(default_factory=dict)
+    requested: dict[str, int] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+class Coordinator:
+    """Recovers what lost executors held, resends what fell through, keeps pools at their minimum and tables in order.
+
+    It keeps no state between ticks, so that each may run in another process.
+
+    Args:
+        core: the settings and the database.
+        request_executors: how to ask workers for executors; ``None`` leaves missing ones to the workers themselves.
+        name: who ticks, for those who look at the table.
+    """
+
+    def __init__(
+        self, core: HasDatabase, *, request_executors: RequestExecutors | None = None, name: str | None = None
+    ) -> None:
+        self._settings = core.settings
+        self._database = core.database
+        self._request_executors = request_executors
+        self._name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._period = float(core.settings.orchestration.health_check_interval_seconds)
+
+    def tick(self) -> TickReport:
+        """Do one round, unless another process is at it or has just done one.
+
+        One part that fails does not keep the others from their work: it is logged and reported.
+
+        Raises:
+            psycopg.OperationalError: there is no database.
+        """
+        report = TickReport()
+        with self._turn() as lock:
+            if lock is None:
+                return report
+            report.ticked = True
+            for part, work in self._parts():
+                try:
+                    with self._database.connection() as connection:
+                        work(connection, report)
+                except (psycopg.Error, TaskerError, OSError) as error:
+                    report.problems[part] = f"{type(error).__name__}: {error}"
+                    logger.warning("The coordinator's tick failed to %s: %s", part, error)
+            run(lock, coordination.record_tick(self._name, self._period))
+        return report
+
+    @contextmanager
+    def _turn(self) -> Iterator[psycopg.Connection[Any] | None]:
+        """A connection whose transaction holds the right to tick, or ``None``.
+
+        It is apart from the pool's: work inside takes one of those, and two of one pool could wait for each other.
+        """
+        with self._database.connect() as connection, connection.transaction():
+            yield connection if run(connection, coordination.begin_tick(self._period)) else None
+
+    def _parts(self) -> Sequence[tuple[str, Callable[[psycopg.Connection[Any], TickReport], None]]]:
+        return (
+            ("recover the steps of lost executors", self._recover),
+            ("send finalizations again", self._resend),
+            ("replace missing executors", self._replace),
+            ("tend the broker's queues", self._tend),
+            ("remove who is gone", self._prune),
+            ("keep partitions ahead", self._partitions),
+        )
+
+    # -- the parts ------------------------------------------------------------------------------------------------
+
+    def _recover(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        request = {
+            "limit": SWEEP_LIMIT,
+            "lease_seconds": self._settings.orchestration.executor_lease_seconds,
+            "max_losses": MAX_LOSSES,
+            "net_page": NET_PAGE,
+        }
+        for _ in range(SWEEPS_PER_TICK):
+            found = _bounded(connection, functions.recover_lost_steps(request))
+            report.lost_executors += found["lost_executors"]
+            handled = 0
+            for name in ("requeued", "poisoned", "errored"):
+                handled += found[name]
+                setattr(report, name, getattr(report, name) + found[name])
+            report.skipped = found["skipped"]
+            _notify(connection, found["queues"])
+            if handled < SWEEP_LIMIT:
+                break
+            request["net_page"] = 0
+        if report.lost_executors:
+            logger.warning(
+                "Executors lost: %s; %s steps requeued, %s given up, %s of unknown outcome.",
+                len(report.lost_executors),
+                report.requeued,
+                report.poisoned,
+                report.errored,
+            )
+
+    def _resend(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        sent = _bounded(connection, coordination.resend_finalizations(self._period, RESEND_LIMIT))
+        report.finalizations = sent["sent"]
+        _notify(connection, sent["queues"])
+
+    def _replace(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        """Ask for executors of each kind that has fewer than its minimum over all workers."""
+        if self._request_executors is None:
+            return
+        orchestration = self._settings.orchestration
+        alive = run(connection, coordination.count_executors(orchestration.executor_lease_seconds))
+        # Workers that have just started fill their slots themselves.
+        workers = [
+            worker
+            for worker in run(connection, coordination.living_workers(3 * self._period))
+            if worker.age_seconds >= self._period
+        ]
+        namespaces = run(connection, coordination.namespaces())
+        for kind, pool in self._settings.executor_pools.by_kind():
+            missing = pool.min_executors - alive.get(kind, 0)
+            if kind == "step_executor":
+                served = [tuple(sorted(set(namespaces).intersection(worker.queues))) for worker in workers]
+                asked = [(names[0], names) for names in served if names]
+            elif orchestration.hosting == "periodic":
+                continue
+            else:
+                asked = [(ORCHESTRATION, ()) for worker in workers if ORCHESTRATION in worker.queues]
+            for queue, names in itertools.islice(itertools.cycle(asked), max(0, missing)):
+                self._request_executors(kind, names, queue=queue, expires_seconds=self._period)
+                report.requested[kind] = report.requested.get(kind, 0) + 1
+
+    def _tend(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        report.mail = _bounded(connection, coordination.tend_transport())
+
+    def _prune(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        report.pruned = _bounded(connection, coordination.prune_registrations(KEEP_SECONDS))
+
+    def _partitions(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        report.partitions = ensure_partitions(connection)
+
+
+def _bounded(connection: psycopg.Connection[Any], call: Call[T]) -> T:
+    with connection.transaction():
+        run(connection, functions.set_local("statement_timeout", f"{STATEMENT_TIMEOUT_MS}ms"))
+        run(connection, functions.set_local("lock_timeout", f"{LOCK_TIMEOUT_MS}ms"))
+        return run(connection, call)
+
+
+def _notify(connection: psycopg.Connection[Any], queues: Sequence[str]) -> None:
+    if queues:
+        run(connection, functions.notify([channel_name(queue) for queue in queues]))

@@ -1,0 +1,259 @@
+"""Tasker in one Celery app: its tasks, its boot steps, and what they share in each process."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from celery import Celery, signals
+from celery.utils.text import str_to_list
+
+from tasker.config.settings import Settings
+from tasker.coordinator.coordinator import Coordinator
+from tasker.database import coordination
+from tasker.database.calls import run
+from tasker.database.connection import Database
+from tasker.errors import TaskerError
+from tasker.hosting.host import WorkerHost, add_host, find_host
+from tasker.hosting.pools import FIT, SOLO, add_slots, pool_of, refuse_unfit, slots_of
+from tasker.hosting.process import ProcessCore
+from tasker.hosting.quiet import quieten_solo
+from tasker.hosting.registration import Registration
+from tasker.hosting.resident import RUN_EXECUTORS, ResidentExecutors
+from tasker.hosting.roles import ORCHESTRATION_QUEUE, Role, roles_of
+from tasker.hosting.run import close_kept
+from tasker.hosting.steps import HostExecutors, StopExecutors
+from tasker.hosting.tasks import Tasks
+from tasker.messaging.queues import STEP_RESULTS
+
+if TYPE_CHECKING:
+    from tasker.client.tasker import Tasker
+    from tasker.core import OrchestrationCore
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_WAIT_SECONDS = 30.0
+
+_installed: weakref.WeakKeyDictionary[Celery, Hosting] = weakref.WeakKeyDictionary()
+
+
+class Hosting:
+    """What makes the workers of one Celery app hosts of executors; made by ``install``.
+
+    Args:
+        app: the app.
+        make_core: builds the core of a process.
+    """
+
+    def __init__(self, app: Celery, make_core: Callable[[], OrchestrationCore]) -> None:
+        self.app = app
+        self.process = ProcessCore(make_core)
+        self._registrations: dict[str, Registration] = {}
+        self._settings: Settings | None = None
+        self._database_url = ""
+        # As the program's command line says; a worker that is embedded in another program has none.
+        self._options: weakref.WeakKeyDictionary[Any, Mapping[str, Any]] = weakref.WeakKeyDictionary()
+
+    # -- what tasks use -------------------------------------------------------------------------------------------
+
+    def client(self) -> Tasker:
+        """A client on the database of this process's core."""
+        from tasker.client.tasker import Tasker
+
+        return Tasker(self.process.get().database)
+
+    def coordinator(self) -> Coordinator:
+        """A coordinator that asks workers of this app for executors."""
+        return Coordinator(self.process.get(), request_executors=self.request_executors)
+
+    def request_executors(self, kind: str, namespaces: Sequence[str], *, queue: str, expires_seconds: float) -> None:
+        """Ask the workers that consume ``queue`` for one more executor."""
+        self.app.send_task(RUN_EXECUTORS, (kind, list(namespaces)), queue=queue, expires=expires_seconds)
+
+    def post(self, outcome: Mapping[str, Any]) -> None:
+        """Send the outcome of a delegated step to those who process it."""
+        from tasker.messaging.client import PgmqClient
+
+        core = self.process.get()
+        PgmqClient(core.database, core.settings.pgmq).send(STEP_RESULTS, dict(outcome))
+
+    # -- a worker's life ------------------------------------------------------------------------------------------
+
+    def on_options(self, worker: Any, options: Mapping[str, Any]) -> None:
+        """The worker's command line, before Celery has looked at it."""
+        self._options[worker] = {name: options.get(name) for name in ("queues", "exclude_queues")}
+
+    def on_init(self, worker: Any) -> None:
+        """Before the worker makes its pool: see what it is to host, and make room.
+
+        Raises:
+            TaskerError: settings, schema or pool do not allow it.
+        """
+        queues = worker.app.amqp.queues
+        options = self._options.pop(worker, {"queues": queues._consume_from})
+        settings, namespaces = self._look()
+        pool = pool_of(worker)
+        slots = slots_of(worker, pool)
+        host = WorkerHost(worker.hostname, pool, slots, executor_slots=slots)
+        if not options.get("queues"):
+            host.every_queue_but = frozenset(str_to_list(options.get("exclude_queues")) or ())
+            for name in host.also_consumed((ORCHESTRATION_QUEUE, *namespaces)):
+                queues.select_add(name)
+        host.roles = _roles(host, settings, list(queues.consume_from), namespaces)
+        if host.roles:
+            refuse_unfit(worker, pool)
+            host.spare_slots = add_slots(worker, pool, settings.orchestration.spare_slots)
+        elif pool != SOLO:
+            # Should one of its queues become a namespace, its executors leave the spare slots free.
+            host.executor_slots = max(1, host.slots - settings.orchestration.spare_slots)
+        if pool == SOLO:
+            quieten_solo()
+        add_host(host)
+
+    def on_ready(self, consumer: Any) -> None:
+        """The worker consumes: register it, and heed what namespaces there are from now on."""
+        host = find_host(consumer.hostname)
+        residents = next((step.residents for step in consumer.steps if isinstance(step, HostExecutors)), None)
+        settings = self._settings
+        if host is None or residents is None or settings is None:
+            return
+        queues = self.app.amqp.queues
+
+        def on_namespaces(namespaces: Sequence[str]) -> None:
+            self._adapt(host, settings, consumer, residents, namespaces)
+
+        registration = self._registrations[host.hostname] = Registration(
+            host,
+            # Not the core's: its pool has threads, and this process forks.
+            Database.from_settings(settings.database, self._database_url, application_name="tasker worker"),
+            period_seconds=settings.orchestration.health_check_interval_seconds,
+            queues=lambda: sorted(queues.consume_from),
+            on_namespaces=on_namespaces,
+        )
+        registration.start()
+
+    def on_shutdown(self, worker: Any) -> None:
+        """The worker's pool has stopped: say good-bye."""
+        host = find_host(worker.hostname)
+        if host is None:
+            return
+        host.stop.set()
+        registration = self._registrations.pop(host.hostname, None)
+        if registration is not None:
+            registration.end()
+        close_kept(host.hostname)
+        self.process.close()
+
+    def _look(self) -> tuple[Settings, Sequence[str]]:
+        """The settings and the namespaces, through a core that is closed again: nothing of it may reach a fork.
+
+        Waits for a database that does not answer, as Celery does for its broker.
+        """
+        wait = 1.0
+        while True:
+            try:
+                core = self.process.get()
+                self._settings, self._database_url = core.settings, core.database.url
+                with core.database.connection() as connection:
+                    return core.settings, run(connection, coordination.namespaces())
+            except psycopg.OperationalError as error:
+                logger.warning("The database does not answer; trying again in %.0f s: %s", wait, error)
+                time.sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+            finally:
+                self.process.close()
+
+    def _adapt(
+        self,
+        host: WorkerHost,
+        settings: Settings,
+        consumer: Any,
+        residents: ResidentExecutors,
+        namespaces: Sequence[str],
+    ) -> None:
+        """Host what is to be hosted by now: a namespace may be new, also one that ``-Q`` names."""
+        consumed = set(self.app.amqp.queues.consume_from)
+        for name in sorted(host.also_consumed(namespaces) - consumed):
+            residents.call_soon(functools.partial(consumer.add_task_queue, name))
+            consumed.add(name)
+        roles = _roles(host, settings, sorted(consumed), namespaces)
+        if roles != host.roles and host.pool in FIT:
+            logger.info("Worker %s hosts %s", host.hostname, ", ".join(map(str, roles)) or "no executors")
+            host.roles = roles
+            residents.assign(roles)
+
+
+def install(app: Celery, make_core: Callable[[], OrchestrationCore]) -> Hosting:
+    """Make the workers of ``app`` hosts of executors, and register Tasker's tasks on it. Twice is once.
+
+    Args:
+        app: a Celery app.
+        make_core: builds the core of a process; called on first use in each.
+    """
+    hosting = _installed.get(app)
+    if hosting is None:
+        hosting = _installed[app] = Hosting(app, make_core)
+        Tasks(hosting).register()
+        app.steps["worker"].add(StopExecutors)
+        app.steps["consumer"].add(HostExecutors)
+    return hosting
+
+
+def _roles(
+    host: WorkerHost, settings: Settings, consumed: Sequence[str], namespaces: Sequence[str]
+) -> tuple[Role, ...]:
+    periodic = settings.orchestration.hosting == "periodic"
+    return roles_of(consumed, namespaces, host.executor_slots, periodic_orchestration=periodic)
+
+
+# -- Celery's signals: there is one of each for all apps ------------------------------------------------------
+
+
+def _on_celeryd_init(instance: Any, options: Mapping[str, Any], **_: Any) -> None:
+    if (hosting := _installed.get(instance.app)) is not None:
+        hosting.on_options(instance, options)
+
+
+def _on_worker_init(sender: Any, **_: Any) -> None:
+    hosting = _installed.get(sender.app)
+    if hosting is None:
+        return
+    try:
+        hosting.on_init(sender)
+    except TaskerError as error:
+        # Celery logs what a receiver raises, and goes on. This must not.
+        raise SystemExit(f"Error: {error}") from error
+
+
+def _on_worker_ready(sender: Any, **_: Any) -> None:
+    if (hosting := _installed.get(sender.app)) is not None:
+        hosting.on_ready(sender)
+
+
+def _on_worker_shutting_down(sender: Any, **_: Any) -> None:
+    # Called in a signal handler: nothing that could wait.
+    if (host := find_host(str(sender))) is not None:
+        host.stop.set()
+
+
+def _on_worker_shutdown(sender: Any, **_: Any) -> None:
+    if (hosting := _installed.get(sender.app)) is not None:
+        hosting.on_shutdown(sender)
+
+
+def _on_worker_process_shutdown(**_: Any) -> None:
+    for hosting in tuple(_installed.values()):
+        hosting.process.close(timeout_seconds=1)
+
+
+signals.celeryd_init.connect(_on_celeryd_init, weak=False)
+signals.worker_init.connect(_on_worker_init, weak=False)
+signals.worker_ready.connect(_on_worker_ready, weak=False)
+signals.worker_shutting_down.connect(_on_worker_shutting_down, weak=False)
+signals.worker_shutdown.connect(_on_worker_shutdown, weak=False)
+signals.worker_process_shutdown.connect(_on_worker_process_shutdown, weak=False)

@@ -1,0 +1,96 @@
+"""Which of Celery's pools can host executors, and making room in them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from celery import concurrency
+
+from tasker.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+PREFORK, THREADS, SOLO = "prefork", "threads", "solo"
+FIT = frozenset({PREFORK, THREADS, SOLO})
+"""The pools that can host executors."""
+
+_MODULES = {
+    "celery.concurrency.prefork": PREFORK,
+    "celery.concurrency.thread": THREADS,
+    "celery.concurrency.solo": SOLO,
+}
+
+
+def pool_of(worker: Any) -> str:
+    """``prefork``, ``threads``, ``solo``, or the module of another pool."""
+    implementation = concurrency.get_implementation(worker.pool_cls)
+    module = str(getattr(implementation, "__module__", implementation))
+    return _MODULES.get(module, module)
+
+
+def refuse_unfit(worker: Any, pool: str) -> None:
+    """Make sure that the worker's pool can host executors.
+
+    Raises:
+        ConfigurationError: it is another pool, or its processes are not forked and could not be told to stop.
+    """
+    if pool not in FIT:
+        raise ConfigurationError(
+            f"worker {worker.hostname} is to host executors, which its pool ({pool}) cannot",
+            hint="use -P prefork, threads or solo, or let it consume plain Celery queues only (-Q)",
+            field="worker_pool",
+        )
+    spawned = getattr(worker, "pool_start_method", "fork") != "fork" or "FORKED_BY_MULTIPROCESSING" in os.environ
+    if pool == PREFORK and spawned:
+        raise ConfigurationError(
+            f"worker {worker.hostname} is to host executors, which need pool processes that are forked: spawned ones "
+            "inherit neither the flag nor the pipe by which they are told to stop",
+            hint="set worker_pool_start_method = 'fork', or use -P threads",
+            field="worker_pool_start_method",
+        )
+    if pool == PREFORK and worker.optimization in ("fast", "fcfs"):
+        # It writes tasks into the pipes of processes that are busy, and an executor is busy for minutes.
+        logger.warning(
+            "Worker %s: -O%s is ignored, as executors occupy processes", worker.hostname, worker.optimization
+        )
+        worker.optimization = "fair"
+
+
+def slots_of(worker: Any, pool: str) -> int:
+    """How many slots the worker was asked for; of an autoscaling one, the fewest it has."""
+    if pool == SOLO:
+        return 1
+    autoscale = _autoscale(worker)
+    if autoscale is not None:
+        return max(1, autoscale[1])
+    if not isinstance(worker.concurrency, int):  # "auto", which Celery resolves a little later
+        worker.pool_cls = concurrency.get_implementation(worker.pool_cls)
+        worker._resolve_auto_concurrency()
+    return int(worker.concurrency)
+
+
+def add_slots(worker: Any, pool: str, count: int) -> int:
+    """Add ``count`` slots to a worker that has not made its pool yet; how many were added."""
+    if pool == SOLO:
+        return 0
+    autoscale = _autoscale(worker)
+    if autoscale is None:
+        worker.concurrency += count
+    else:
+        most, fewest = autoscale
+        worker.options["autoscale"] = (most + count, max(1, fewest) + count)
+    return count
+
+
+def _autoscale(worker: Any) -> tuple[int, int] | None:
+    """The most and the fewest slots, as ``--autoscale`` says."""
+    value = worker.options.get("autoscale")
+    if not value:
+        return None
+    if isinstance(value, str):
+        most, _, fewest = value.partition(",")
+        return int(most), int(fewest or 0)
+    most, fewest = value
+    return int(most), int(fewest)

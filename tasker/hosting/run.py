@@ -1,0 +1,100 @@
+"""Running the executors of one slot, inside the pool: what ``tasker.run_executors`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tasker.executors.wake import Raised
+from tasker.hosting.host import WorkerHost
+from tasker.hosting.roles import Role
+from tasker.hosting.termination import termination_caught
+from tasker.hosting.watching import AnyOf, Readable
+from tasker.messaging.queues import queue_name
+
+if TYPE_CHECKING:
+    from tasker.core import OrchestrationCore
+    from tasker.executors.loop import ExecutorLoop
+
+SOLO_LIFETIME_SECONDS = 0.9
+"""A solo pool's executor blocks the worker's main loop, which has heartbeats to send and timers to fire. It varies a
+little."""
+
+TERMINATION_GRACE_SECONDS = 10.0
+"""How long a pool process that was sent SIGTERM may take to finish or give back what it holds."""
+
+
+def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict[str, Any]:
+    """Serve until the lifetime is over, the worker stops, or somebody else needs the slot.
+
+    Returns:
+        The loop's statistics.
+    """
+    if host.pool == "solo":
+        return _run_solo(core, host, role)
+    with ExitStack() as stack:
+        stop = stack.enter_context(_stop_of(host))
+        ticket = host.yields.ticket()
+        loop = _build(core, host, role, stop, ticket)
+        stack.callback(loop.close)
+        while True:
+            statistics = loop.run(core.settings.orchestration.executor_lifetime_seconds)
+            # Between two of the worker's connections to the broker nobody would start a successor.
+            if not host.detached.is_set() or stop.is_set() or ticket.is_set():
+                return statistics.as_dict()
+
+
+@contextmanager
+def _stop_of(host: WorkerHost) -> Iterator[Raised]:
+    """The worker's stop signal; in a process of a prefork pool also SIGTERM to this process alone."""
+    if host.pool != "prefork":
+        yield host.stop
+        return
+    with termination_caught(TERMINATION_GRACE_SECONDS) as terminated:
+        either = AnyOf(host.stop, terminated)
+        try:
+            yield either
+        finally:
+            either.close()
+
+
+def _build(core: OrchestrationCore, host: WorkerHost, role: Role, stop: Raised, yield_signal: Raised) -> ExecutorLoop:
+    queues = [queue_name(namespace) for namespace in role.namespaces]
+    return core.build_loop(role.kinds, queues, stop=stop, yield_signal=yield_signal, worker=host.hostname)
+
+
+# -- solo -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Kept:
+    role: Role
+    loop: ExecutorLoop
+    main_loop: Readable
+
+
+_kept: dict[str, _Kept] = {}
+
+
+def _run_solo(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict[str, Any]:
+    """One short run of a loop that is kept, with its connection, from run to run.
+
+    It yields as soon as the worker's main loop, which it blocks, has something to read.
+    """
+    kept = _kept.get(host.hostname)
+    if kept is None or kept.role != role:
+        close_kept(host.hostname)
+        main_loop = Readable()
+        kept = _kept[host.hostname] = _Kept(role, _build(core, host, role, host.stop, main_loop), main_loop)
+    kept.main_loop.watch(host.main_loop())
+    return kept.loop.run(SOLO_LIFETIME_SECONDS).as_dict()
+
+
+def close_kept(hostname: str) -> None:
+    """Close the loop that a solo worker kept, if it did."""
+    kept = _kept.pop(hostname, None)
+    if kept is not None:
+        kept.loop.close()
+        kept.main_loop.close()
