@@ -135,10 +135,12 @@ BEGIN
             a_fences := a_fences || o.fence; a_executors := a_executors || o.executor;
             a_reasons := a_reasons || (failure->>'type');
             IF (failure->>'retryable')::boolean AND o.retryable AND o.attempts < o.max_attempts THEN
-                delay := coalesce(
-                    make_interval(secs => least(greatest((o_errors[o.no]->>'retry_after_seconds')::double precision, 0), 2592000)),
-                    tasker.step_retry_delay(o.backoff, o.backoff_base_ms, o.backoff_max_ms, o.backoff_multiplier,
-                                            o.jitter_fraction, o.attempts, random()));
+                delay := CASE
+                    WHEN o_errors[o.no]->>'retry_after_seconds' IS NULL
+                        THEN tasker.step_retry_delay(o.backoff, o.backoff_base_ms, o.backoff_max_ms, o.backoff_multiplier,
+                                                     o.jitter_fraction, o.attempts, random())
+                    ELSE make_interval(secs => least(greatest((o_errors[o.no]->>'retry_after_seconds')::double precision, 0), 2592000))
+                END;
                 r_rows := r_rows || o.tid; r_tasks := r_tasks || o.task_uuid; r_positions := r_positions || o.step_position; r_maps := r_maps || o.map_index;
                 r_errors := r_errors || failure; r_due := r_due || (tasker.now() + delay); r_queues := r_queues || o.queue;
                 r_fences := r_fences || o.fence;
