@@ -22,10 +22,14 @@ def check_handlers(template: WorkflowTemplate, handlers: HandlerRegistry) -> Ite
                 workflow=(template.namespace_name, template.name, template.version),
             )
         except HandlerNotFound as error:
-            yield template.source.problem(str(error), ("steps", index, "handler", "callable"))
+            yield template.source.problem(_text(error), ("steps", index, "handler", "callable"))
     for kind in ("on_complete", "on_error"):
         for number, name in enumerate(getattr(template.hooks, kind)):
             try:
                 handlers.find(name)
             except HandlerNotFound as error:
-                yield template.source.problem(str(error), ("hooks", kind, number))
+                yield template.source.problem(_text(error), ("hooks", kind, number))
+
+
+def _text(error: HandlerNotFound) -> str:
+    return "; ".join(part for part in (error.message, error.hint) if part)

@@ -205,8 +205,8 @@ class HandlerRegistry:
         if not any(module_name == listed or module_name.startswith(f"{listed}.") for listed in self._modules):
             listed = ", ".join(self._modules) or "empty"
             raise HandlerNotFound(
-                f"handler {name!r} is in module {module_name!r}, which engine.handler_modules does not list (it is "
-                f"{listed}){did_you_mean(module_name, self._modules)}",
+                f"handler {name!r} is in module {module_name!r}, which engine.handler_modules ({listed}) does not list"
+                f"{did_you_mean(module_name, self._modules)}",
                 hint=f"add {module_name!r}, or a package that contains it, to engine.handler_modules",
                 field="handler.callable",
             )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from tasker.workflows import graph
 from tasker.workflows.celery_calls import check_call
 from tasker.workflows.model import StepTemplate, WorkflowTemplate
 from tasker.workflows.problems import Problem, did_you_mean
 from tasker.workflows.schemas import SchemaInvalid, compile_schema
-from tasker.workflows.yaml_source import Path_
+from tasker.workflows.yaml_source import Path_, Source
 
 NOT_YET = "is stored, but nothing acts on it yet"
 
@@ -36,9 +37,17 @@ def check_template(template: WorkflowTemplate) -> Iterator[Problem]:
     yield from unknown
     if not unknown:
         yield from _cycles(template)
-    yield from _schemas(template)
+    if template.input_schema is not None:
+        yield from _schema(template.source, template.input_schema, ("input_schema",))
     for index, step in enumerate(template.steps):
-        yield from _handler(template, step, ("steps", index))
+        yield from check_single_step(template.source, step, ("steps", index))
+
+
+def check_single_step(source: Source, step: StepTemplate, path: Path_) -> Iterator[Problem]:
+    """What can be wrong with a step at ``path`` whatever its neighbours are."""
+    if step.result_schema is not None:
+        yield from _schema(source, step.result_schema, (*path, "result_schema"))
+    yield from _handler(source, step, (*path, "handler"))
 
 
 def check_limits(template: WorkflowTemplate, limits: Limits) -> Iterator[Problem]:
@@ -130,28 +139,21 @@ def _cycles(template: WorkflowTemplate) -> Iterator[Problem]:
     yield template.source.problem(message, ("steps", index, "depends_on"))
 
 
-def _schemas(template: WorkflowTemplate) -> Iterator[Problem]:
-    schemas = [(("input_schema",), template.input_schema)] + [
-        (("steps", index, "result_schema"), step.result_schema) for index, step in enumerate(template.steps)
-    ]
-    for path, schema in schemas:
-        if schema is None:
-            continue
-        try:
-            compile_schema(schema)
-        except SchemaInvalid as error:
-            yield template.source.problem(f"is no valid JSON Schema: {error.message}", (*path, *error.path))
+def _schema(source: Source, schema: dict[str, Any], path: Path_) -> Iterator[Problem]:
+    try:
+        compile_schema(schema)
+    except SchemaInvalid as error:
+        yield source.problem(f"is no valid JSON Schema: {error.message}", (*path, *error.path))
 
 
-def _handler(template: WorkflowTemplate, step: StepTemplate, path: Path_) -> Iterator[Problem]:
-    handler = (*path, "handler")
+def _handler(source: Source, step: StepTemplate, path: Path_) -> Iterator[Problem]:
     if any(character.isspace() for character in step.handler.callable):
-        yield template.source.problem("must not contain spaces", (*handler, "callable"))
+        yield source.problem("must not contain spaces", (*path, "callable"))
     if step.celery_task is None:
         return
     if not step.celery_task:
-        yield template.source.problem("names no Celery task: write celery:package.tasks.name", (*handler, "callable"))
+        yield source.problem("names no Celery task: write celery:package.tasks.name", (*path, "callable"))
     if step.handler.method is not None:
-        yield template.source.problem("means nothing for a Celery task", (*handler, "method"))
+        yield source.problem("means nothing for a Celery task", (*path, "method"))
     for at, message in check_call(step.handler.initialization, step.depends_on):
-        yield template.source.problem(message, (*handler, "initialization", *at))
+        yield source.problem(message, (*path, "initialization", *at))

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from tasker.encoding import encode
 from tasker.errors import ValueNotStorable
-from tasker.workflows.checks import check_template
+from tasker.workflows.checks import check_single_step, check_template
 from tasker.workflows.model import (
     EnvironmentOverrides,
     Part,
@@ -104,7 +104,8 @@ def check_step(source: Source) -> None:
     """
     spelled, problems = one_spelling(source)
     try:
-        StepTemplate.model_validate_json(encode(spelled.value["steps"][0], what="the step"))
+        step = StepTemplate.model_validate_json(encode(spelled.value["steps"][0], what="the step"))
+        problems += check_single_step(spelled, step, ("steps", 0))
     except ValueNotStorable as error:
         problems.append(spelled.problem(error.message, ("steps", 0)))
     except ValidationError as error:

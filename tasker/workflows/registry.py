@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,9 @@ class TemplateRegistry:
         monotonic: the cache's clock, in seconds.
     """
 
-    def __init__(self, database: Database, settings: Settings, *, monotonic: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._database = database
         self._settings = settings
         kept = settings.query_cache.task_metadata

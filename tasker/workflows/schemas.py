@@ -77,8 +77,7 @@ class Schema:
         try:
             self._validator = validator(document, validate_formats=True, retriever=_refuse)
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-            message = error.message if isinstance(error, jsonschema_rs.ValidationError) else str(error)
-            raise SchemaInvalid(_bad_reference(document), _short(message.splitlines()[0])) from error
+            raise _uncompiled(document, error) from error
 
     def fits(self, value: Any) -> bool:
         """Whether ``value``, a JSON value, fits.
@@ -153,15 +152,18 @@ def _short(message: str) -> str:
 
 
 def _refuse(uri: str) -> Any:
-    raise ValueError(f"refers to {uri}: a schema may refer to its own parts only")
+    raise ValueError(uri)
 
 
-def _bad_reference(document: Any) -> tuple[str | int, ...]:
-    """The path of the first reference that leads nowhere here, for a message."""
+def _uncompiled(document: Any, error: Exception) -> SchemaInvalid:
+    """The error of a schema that is well formed and cannot be compiled: mostly a reference that leads nowhere."""
     for path, reference in _references(document, ()):
-        if not reference.startswith("#") or not _exists(document, reference[1:]):
-            return path
-    return ()
+        if not reference.startswith("#"):
+            return SchemaInvalid(path, f"refers to {_short(reference)}; a schema may refer to its own parts only")
+        if not _exists(document, reference[1:]):
+            return SchemaInvalid(path, f"refers to {_short(reference)}, which is not there")
+    message = error.message if isinstance(error, jsonschema_rs.ValidationError) else str(error)
+    return SchemaInvalid((), _short(message.splitlines()[0]))
 
 
 def _references(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:

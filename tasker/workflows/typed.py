@@ -134,14 +134,16 @@ def _understood(annotation: Any) -> Any:
     """``annotation`` in the form pydantic takes: before Python 3.12 it refuses ``typing.TypedDict``."""
     if sys.version_info >= (3, 12) or not typing.is_typeddict(annotation):
         return annotation
-    hints = typing_extensions.get_type_hints(annotation, include_extras=True)
     fields = {}
-    for name, hint in hints.items():
-        inner = _understood(hint)
+    for name, hint in typing_extensions.get_type_hints(annotation, include_extras=True).items():
         required = name in annotation.__required_keys__
-        if typing_extensions.get_origin(inner) in (typing_extensions.Required, typing_extensions.NotRequired):
-            (inner,) = typing_extensions.get_args(inner)
-        fields[name] = typing_extensions.Required[inner] if required else typing_extensions.NotRequired[inner]
+        origin: Any = typing_extensions.get_origin(hint)
+        if origin in (typing_extensions.Required, typing_extensions.NotRequired):
+            # Annotations that are strings say this too late for __required_keys__.
+            required = origin is typing_extensions.Required
+            (hint,) = typing_extensions.get_args(hint)
+        marker = typing_extensions.Required if required else typing_extensions.NotRequired
+        fields[name] = marker[_understood(hint)]
     return typing_extensions.TypedDict(annotation.__name__, fields)  # type: ignore[operator]
 
 
