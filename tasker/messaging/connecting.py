@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -55,3 +57,15 @@ def connect(dsn: str, *, name: str, timeout_seconds: float = 5.0) -> psycopg.Con
             except Exception:
                 logger.warning("the attempt to bring the database back failed", exc_info=True)
         raise
+
+
+def abandon_socket(connection: psycopg.Connection[Any]) -> None:
+    """Let go of a connection's socket in a forked child; the connection is the parent's and is not to be used here.
+
+    The server shall see the end of the session when the parent ends, not when its last child does. The descriptor keeps
+    its number (on ``/dev/null``), so that nothing else gets it and is harmed by a late use.
+    """
+    with suppress(psycopg.Error, OSError):
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, connection.fileno())
+        os.close(null)

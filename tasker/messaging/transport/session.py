@@ -7,14 +7,13 @@ import select
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from tasker.errors import SchemaVersionError
-from tasker.messaging.connecting import connect
+from tasker.messaging.connecting import abandon_socket, connect
 from tasker.messaging.transport.poll import Answer, Held, Poller, PollRequest
 
 
@@ -79,15 +78,8 @@ class Session:
             self._connection.close()
 
     def abandon(self) -> None:
-        """Let go of the socket in a forked child.
-
-        The server must see the end of the session when the parent dies, not when its last child does. The descriptor
-        keeps its number (on ``/dev/null``), so that nothing else gets it and is harmed by a late use.
-        """
-        with suppress(psycopg.Error, OSError):
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, self._connection.fileno())
-            os.close(null)
+        """Let go of the socket in a forked child."""
+        abandon_socket(self._connection)
 
     # -- news -----------------------------------------------------------------------------------------------------
 
