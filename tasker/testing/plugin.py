@@ -13,10 +13,18 @@ Nothing is imported or started before a fixture is used.
 
 ``tasker_clock`` (test)
     The engine's clock: ``tasker_clock.advance(seconds=30)``, ``.move_to(datetime)``, ``.now()``. Connections of
-    ``tasker_core`` follow it; others do after ``tasker_clock.attach(database)``. Worker processes do not.
+    ``tasker_core`` and ``tasker_client`` follow it; others do after ``tasker_clock.attach(database)``. Worker
+    processes do not.
+
+``tasker_settings`` (test)
+    The settings that the next fixtures use: those of the environment ``TASKER_ENV``, or ``test``. Override it where
+    others are wanted, for ``engine.handler_modules`` for example.
 
 ``tasker_core`` (test)
     An ``OrchestrationCore`` on ``tasker_database_url``, closed after the test.
+
+``tasker_client`` (test)
+    A ``Tasker`` client of the same database.
 
 ``any_server``, ``any_database_url``
     As ``tasker_server`` and ``tasker_database_url``, on each server there is: the test runs once on the first
@@ -28,10 +36,11 @@ Example::
 
     from tasker.testing import run_until_idle
 
-    def test_an_order_ships(tasker_core, tasker_clock):
-        handle = orders.create(...)
+    def test_an_order_ships(tasker_core, tasker_client, tasker_clock):
+        tasker_core.templates.register(orders)           # a workflow declared in Python, or load_template(path)
+        handle = tasker_client.create("fulfillment", "process_order", {"order_id": 42})
         run_until_idle(tasker_core)
-        tasker_clock.advance(seconds=30)     # past the back-off of the step that failed
+        tasker_clock.advance(seconds=30)                 # past the back-off of the step that failed
         run_until_idle(tasker_core)
         assert handle.state == "complete"
 """
@@ -45,6 +54,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tasker.client.tasker import Tasker
+    from tasker.config.settings import Settings
+    from tasker.core import OrchestrationCore
     from tasker.database.scratch import ScratchDatabases
     from tasker.testing.clock import Clock
 
@@ -72,6 +84,35 @@ def tasker_clock() -> Clock:
     from tasker.testing.clock import Clock
 
     return Clock()
+
+
+@pytest.fixture
+def tasker_settings() -> Settings:
+    """The settings of ``tasker_core`` and ``tasker_client``; to be overridden where others are wanted."""
+    from tasker.config.manager import ENVIRONMENT_VARIABLE, ConfigManager
+
+    return ConfigManager.load(os.environ.get(ENVIRONMENT_VARIABLE, "test"))
+
+
+@pytest.fixture
+def tasker_core(
+    tasker_database_url: str, tasker_settings: Settings, tasker_clock: Clock
+) -> Iterator[OrchestrationCore]:
+    """A core on a fresh database."""
+    from tasker.core import OrchestrationCore
+
+    with OrchestrationCore.from_settings(tasker_settings, database_url=tasker_database_url) as core:
+        tasker_clock.attach(core.database)
+        yield core
+
+
+@pytest.fixture
+def tasker_client(tasker_core: OrchestrationCore) -> Iterator[Tasker]:
+    """A client of ``tasker_core``'s database."""
+    from tasker.client.tasker import Tasker
+
+    with Tasker(tasker_core.database, settings=tasker_core.settings) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
