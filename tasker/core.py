@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import psycopg
 
@@ -28,12 +28,10 @@ from tasker.executors.step_result_processor import Revoke
 from tasker.executors.wake import Raised
 from tasker.handlers.registry import HandlerRegistry
 from tasker.hooks.completion import CompletionHooks
+from tasker.messaging.listener import Listener
 from tasker.messaging.queues import FIXED_QUEUES, queue_name
 from tasker.resilience.circuits import CircuitBreakers
 from tasker.workflows.registry import TemplateRegistry
-
-if TYPE_CHECKING:
-    from tasker.messaging.listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +96,10 @@ class OrchestrationCore:
         self._server = server
         self._send = send
         self._revoke = revoke
+        self.listener = Listener(database.url, enabled=settings.pgmq.notify_enabled)
+        """The one LISTEN connection of this process; it is made with the first subscription."""
+
         self._lock = threading.Lock()  # owns the members below
-        self._listener: Listener | None = None
         self._loops: weakref.WeakSet[ExecutorLoop] = weakref.WeakSet()
         self._closed = False
 
@@ -215,30 +215,17 @@ class OrchestrationCore:
             self._loops.add(loop)
         return loop
 
-    @property
-    def listener(self) -> Listener | None:
-        """The one LISTEN connection of this process, made on first use; ``None`` where the settings want none."""
-        if not self.settings.pgmq.notify_enabled:
-            return None
-        from tasker.messaging.listener import Listener
-
-        with self._lock:
-            if self._listener is None and not self._closed:
-                self._listener = Listener(self.database.url)
-            return self._listener
-
     def close(self, timeout_seconds: float = 10) -> None:
         """End the loops that still exist within ``timeout_seconds``, then close all connections. Idempotent."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            loops, listener = list(self._loops), self._listener
+            loops = list(self._loops)
         deadline = time.monotonic() + timeout_seconds
         for loop in loops:
             loop.close(max(0.0, deadline - time.monotonic()))
-        if listener is not None:
-            listener.close()
+        self.listener.close()
         self.database.close()
         if self._server is not None:
             self._server.release()

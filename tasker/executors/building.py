@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasker.config.settings import Settings
 from tasker.database.connection import Database
@@ -15,7 +15,7 @@ from tasker.executors.grace import GracePeriod
 from tasker.executors.heartbeat import Heartbeat
 from tasker.executors.idle import IdleSchedule
 from tasker.executors.link import Link
-from tasker.executors.loop import DEFAULT_GRACE_SECONDS, ExecutorLoop, Slot, Subscribe, Subscription
+from tasker.executors.loop import DEFAULT_GRACE_SECONDS, ExecutorLoop, Slot, Subscription
 from tasker.executors.step_enqueuer import StepEnqueuer
 from tasker.executors.step_executor import StepExecutor, StepLimits
 from tasker.executors.step_result_processor import Revoke, StepResultProcessor
@@ -25,12 +25,10 @@ from tasker.executors.task_request_processor import TaskRequestProcessor
 from tasker.executors.wake import Raised, WakePipe
 from tasker.handlers.registry import HandlerRegistry
 from tasker.hooks.completion import CompletionHooks
+from tasker.messaging.listener import Listener
 from tasker.messaging.queues import channel_name
 from tasker.resilience.circuits import CircuitBreakers
 from tasker.workflows.registry import TemplateRegistry
-
-if TYPE_CHECKING:
-    from tasker.messaging.listener import Listener
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class LoopBuilder:
         templates: knows the schemas of contexts and results.
         hooks: runs completion hooks.
         circuits: the process's circuits.
-        listener: hears notifications; ``None`` leaves executors to polling.
+        listener: hears notifications.
         send: sends steps that are Celery tasks.
         revoke: revokes them.
     """
@@ -55,7 +53,7 @@ class LoopBuilder:
     templates: TemplateRegistry
     hooks: CompletionHooks
     circuits: CircuitBreakers
-    listener: Listener | None
+    listener: Listener
     send: StepSender | None
     revoke: Revoke | None
 
@@ -103,7 +101,7 @@ class LoopBuilder:
             wake=WakePipe(),
             heartbeat=heartbeat,
             yield_signal=yield_signal,
-            subscribe=self._subscribe(),
+            subscribe=self._subscribe,
             grace_seconds=seconds,
         )
 
@@ -112,15 +110,8 @@ class LoopBuilder:
         schedule = IdleSchedule(pool.polling_interval_ms / 1000, pool.max_polling_interval_ms / 1000)
         return Slot(executor, batch_size=pool.batch_size, schedule=schedule)
 
-    def _subscribe(self) -> Subscribe | None:
-        listener = self.listener
-        if listener is None:
-            return None
-
-        def subscribe(queue: str, poke: Callable[[], None]) -> Subscription:
-            return listener.subscribe(channel_name(queue), poke)
-
-        return subscribe
+    def _subscribe(self, queue: str, poke: Callable[[], None]) -> Subscription:
+        return self.listener.subscribe(channel_name(queue), poke)
 
     def _step_executor(self, queues: tuple[str, ...], *, worker: str, stop: Raised, grace: GracePeriod) -> StepExecutor:
         system = self.settings.system

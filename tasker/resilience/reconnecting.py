@@ -38,7 +38,7 @@ def retry_connection(
 
     Args:
         attempt: connects where needed, and does the work.
-        is_lost: whether an error means that there is no connection; every other error is raised at once. An open circuit
+        is_lost: whether an error means that there is no connection; any other error is raised at once. An open circuit
             always counts.
         give_up: asked before each wait.
         sleep: waits that many seconds, or less when it is time to ask ``give_up`` again.
@@ -60,9 +60,8 @@ def retry_connection(
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, CircuitOpen) or is_lost(error)),
-        wait=tenacity.wait_exponential_jitter(
-            initial=FIRST_WAIT_SECONDS, max=longest_wait_seconds, jitter=FIRST_WAIT_SECONDS
-        ),
+        wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_SECONDS, max=longest_wait_seconds)
+        + tenacity.wait_random(0, FIRST_WAIT_SECONDS),
         stop=stop,
         sleep=sleep,
         before_sleep=before_sleep,

@@ -1,0 +1,162 @@
+"""Connections that die, servers that restart, executors that are declared lost: nothing is lost, nothing done twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tasker.database.connection import Database
+from tests.integration.executors.conftest import Engine, wait_for
+from tests.integration.executors.proxy import AnswerLosingProxy
+from tests.integration.executors.test_running_steps import chain
+
+pytestmark = pytest.mark.orchestration
+
+
+@pytest.mark.parametrize("function", [b"complete_steps", b"claim_steps"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_call_whose_answer_is_lost_after_its_commit_counts_once(engine: Engine, function: bytes, nth: int) -> None:
+    runs: Counter[tuple[str, str]] = Counter()
+
+    def handler(ctx: Any) -> Any:
+        runs[ctx.task_uuid, ctx.step_name] += 1
+        return {}
+
+    engine.workflow(*chain(handler, handler, handler, handler))
+    engine.create(5)
+    calls = 0
+
+    def loses(message: bytes) -> bool:
+        nonlocal calls
+        calls += function in message
+        return function in message and calls == nth
+
+    proxy = AnswerLosingProxy(engine.database.url, loses)
+    database = Database(proxy.url)
+    try:
+        executor = engine.executor(database=database)
+        engine.run_until_idle(executor)
+    finally:
+        database.close()
+        proxy.close()
+
+    assert proxy.lost == 1
+    assert engine.task_states() == {"complete": 5}
+    assert set(runs.values()) == {1}
+    assert len(runs) == 20
+    assert engine.value("SELECT count(*) FROM tasker.workflow_step_transitions WHERE to_state = 'complete'") == 20
+    assert engine.receipts() == 0
+
+
+@pytest.mark.parametrize("backends", ["tasker step_executor%", "%"])
+def test_connections_that_are_cut_again_and_again_lose_nothing(engine: Engine, backends: str) -> None:
+    runs: Counter[tuple[str, str]] = Counter()
+
+    def handler(ctx: Any) -> Any:
+        runs[ctx.task_uuid, ctx.step_name] += 1
+        time.sleep(0.002)
+        return {}
+
+    engine.workflow(*chain(handler, handler, handler, handler))
+    engine.create(50)
+    done = threading.Event()
+
+    def cut() -> None:
+        with engine.database.connect(application_name="the cutter") as connection:
+            while not done.wait(0.1):
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND application_name LIKE %s AND application_name NOT LIKE 'the %%' AND pid <> pg_backend_pid()",
+                    (backends,),
+                )
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    try:
+        engine.run_until_idle()
+    finally:
+        done.set()
+        thread.join()
+
+    assert engine.task_states() == {"complete": 50}
+    assert engine.value("SELECT count(*) FROM tasker.workflow_step_transitions WHERE to_state = 'complete'") == 200
+    assert set(runs.values()) == {1}
+
+
+def _declare_lost(engine: Engine) -> None:
+    """What two sweeps a lease apart would do to executors that gave no sign of life."""
+    engine.connection.execute("UPDATE tasker.executors SET lost_at = clock_timestamp()")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_executor_that_was_declared_lost_registers_anew_and_drops_what_it_held(
+    engine: Engine, asynchronous: bool
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    reasons: list[Any] = []
+
+    def first_run(ctx: Any) -> None:
+        if not started.is_set():
+            started.set()
+            go_on.wait(20)
+            reasons.append(ctx.cancellation())
+
+    def handler(ctx: Any) -> Any:
+        first_run(ctx)
+        return {"attempt": ctx.attempt}
+
+    async def async_handler(ctx: Any) -> Any:
+        import asyncio
+
+        await asyncio.to_thread(first_run, ctx)
+        return {"attempt": ctx.attempt}
+
+    engine.workflow({"name": "only", "handler": async_handler if asynchronous else handler})
+    (task,) = engine.create()
+    executor = engine.executor()
+    before = executor.incarnation
+    loop = engine.loop(executor, heartbeat_seconds=0.05)
+    thread = threading.Thread(target=loop.run_until_idle)
+    thread.start()
+    started.wait(20)
+    _declare_lost(engine)
+    wait_for(lambda: executor.incarnation is not before, "a heartbeat that is told")
+    # The sweep gives its step to others, here to its own next incarnation.
+    engine.connection.execute(
+        'SELECT tasker.recover_lost_steps(\'{"limit": 100, "lease_seconds": 0, "max_losses": 5}\')'
+    )
+    go_on.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    engine.loop(executor).run_until_idle()
+
+    assert reasons == ["the executor was declared lost"]
+    assert executor.counters.snapshot()["lost"] == 1
+    step = engine.step(task)
+    assert (step["state"], step["losses"], step["fence"]) == ("complete", 1, 2)
+
+
+def test_waiting_for_a_database_ends_with_the_grace_period(
+    engine: Engine, tasker_server: Any, wait: Callable[..., Any] = wait_for
+) -> None:
+    url = tasker_server.create()
+    database = Database(url)
+    executor = engine.executor(database=database, grace_seconds=0.3)
+    loop = engine.loop(executor)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    wait(lambda: executor.incarnation.registered, "registration")
+    tasker_server.drop(url)
+    began = time.monotonic()
+    engine.stop.set()
+    thread.join(20)
+    loop.close()
+    database.close()
+
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 10
