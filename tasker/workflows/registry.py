@@ -150,7 +150,7 @@ class TemplateRegistry:
                 raise self._unknown(namespace, name, version, connection)
             return RegisteredTemplate(record)
 
-        return self._cache.get((namespace, name, version), read)
+        return self._read((namespace, name, version), connection, read)
 
     def get_by_id(self, named_task_id: int, *, connection: Target | None = None) -> RegisteredTemplate:
         """As ``get``, by the number that tasks refer to."""
@@ -161,7 +161,7 @@ class TemplateRegistry:
                 raise UnknownTemplate(f"no workflow is registered under the number {named_task_id}")
             return RegisteredTemplate(record)
 
-        return self._cache.get((named_task_id,), read)
+        return self._read((named_task_id,), connection, read)
 
     def list(self, namespace: str | None = None, name: str | None = None) -> tuple[TemplateRecord, ...]:
         """All registered versions, without their definitions, the highest of each workflow first."""
@@ -200,6 +200,12 @@ class TemplateRegistry:
             return ()
         with self._database.connection() as connection, connection.transaction():
             return tuple(self.register(template, connection=connection) for template in templates)
+
+    def _read(
+        self, key: tuple[Any, ...], connection: Target | None, read: Callable[[], RegisteredTemplate]
+    ) -> RegisteredTemplate:
+        """Through the cache, but for the caller's own transaction: what it sees may never be committed."""
+        return self._cache.get(key, read) if connection is None else read()
 
     def _run(self, call: Call[T], connection: Target | None) -> T:
         if connection is not None:
