@@ -40,14 +40,14 @@ class Wakeable(Protocol):
 class Subscription:
     """One waiter's interest in one channel. Close it when the waiting is over."""
 
-    def __init__(self, listener: Listener, channel: str, wake: Callable[[], object]) -> None:
-        self._listener = listener
+    def __init__(self, ear: _Ear, channel: str, wake: Callable[[], object]) -> None:
+        self._ear = ear
         self.channel = channel
         self.wake = wake
 
     def close(self) -> None:
         """Be woken no longer. Idempotent; a wake under way may still come."""
-        self._listener._unsubscribe(self)
+        self._ear.remove(self)
 
     def __enter__(self) -> Subscription:
         return self
@@ -57,35 +57,28 @@ class Subscription:
 
 
 class Listener:
-    """The process's ear. The thread and the connection come with the first subscription and end with ``close``.
+    """Where waiters subscribe. All listeners of a process at one database share one connection and one thread.
 
-    A forked child starts with none: neither thread nor connection nor subscriptions are its own, and it connects anew
-    when it subscribes.
+    These come with the first subscription, and end when a listener is closed and nobody else is subscribed. A forked
+    child starts with none: neither thread nor connection nor subscriptions are its own, and it connects when it
+    subscribes.
 
     Args:
         dsn: connection string for libpq. The connection needs a session: LISTEN does not work through a pooler that
             shares connections between transactions.
         name: the application's name in ``pg_stat_activity``.
-        enabled: whether to listen at all (``pgmq.notify_enabled``); if not, nobody is woken, and only polling is left.
     """
 
-    def __init__(self, dsn: str, *, name: str = "tasker-listener", enabled: bool = True) -> None:
+    def __init__(self, dsn: str, *, name: str = "tasker-listener") -> None:
         self._dsn = dsn
         self._name = name
-        self._enabled = enabled
-        self._forget()
-        _listeners.add(self)
-
-    def _forget(self) -> None:
-        self._lock = threading.Lock()
-        self._subscriptions: dict[str, list[Subscription]] = {}
-        self._thread: _ListenerThread | None = None
+        self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
 
     @property
     def connected(self) -> bool:
         """Whether notifications are being received right now."""
-        thread = self._thread
-        return thread is not None and thread.connected.is_set()
+        ear = _ears.get((self._dsn, self._name))
+        return ear is not None and ear.connected
 
     def subscribe(self, channel: str, wake: int | Wakeable | Callable[[], object]) -> Subscription:
         """Wake a waiter on each notification of ``channel``, and at once when listening has (again) begun.
@@ -98,27 +91,49 @@ class Listener:
             wake: a file descriptor to which one byte is written (non-blocking; full counts as written), an object with
                 ``wake()``, or something to call. It is called on the listener's thread, and must be quick.
         """
-        subscription = Subscription(self, channel, _caller(wake))
-        if not self._enabled:
-            return subscription
-        with self._lock:
-            self._subscriptions.setdefault(channel, []).append(subscription)
-            if self._thread is None:
-                self._thread = _ListenerThread(self)
-                self._thread.start()
-            thread = self._thread
-        thread.look(subscription)
+        subscription = _ear_at(self._dsn, self._name).add(channel, _caller(wake))
+        self._subscriptions.add(subscription)
         return subscription
 
     def close(self, timeout_seconds: float = 1.0) -> None:
-        """End the connection and the thread, waiting at most ``timeout_seconds``. Subscriptions are forgotten."""
-        with self._lock:
-            thread, self._thread = self._thread, None
-            self._subscriptions.clear()
-        if thread is not None:
-            thread.stop(timeout_seconds)
+        """Close this listener's subscriptions; if they were the last, wait up to ``timeout_seconds`` for the connection
+        to end.
+        """
+        for subscription in tuple(self._subscriptions):
+            subscription.close()
+        ear = _ears.get((self._dsn, self._name))
+        if ear is not None:
+            ear.stop_unless_needed(timeout_seconds)
 
-    def _unsubscribe(self, subscription: Subscription) -> None:
+
+class _Ear:
+    """The subscriptions of a process at one database, and the thread that serves them."""
+
+    def __init__(self, dsn: str, name: str) -> None:
+        self.dsn = dsn
+        self.name = name
+        self._lock = threading.Lock()
+        self._subscriptions: dict[str, list[Subscription]] = {}
+        self._thread: _ListenerThread | None = None
+
+    @property
+    def connected(self) -> bool:
+        thread = self._thread
+        return thread is not None and thread.connected.is_set()
+
+    def add(self, channel: str, wake: Callable[[], object]) -> Subscription:
+        subscription = Subscription(self, channel, wake)
+        with self._lock:
+            self._subscriptions.setdefault(channel, []).append(subscription)
+            thread = self._thread
+            if thread is None:
+                thread = self._thread = _ListenerThread(self)
+            thread.look(subscription)
+            if thread.ident is None:
+                thread.start()
+        return subscription
+
+    def remove(self, subscription: Subscription) -> None:
         with self._lock:
             waiters = self._subscriptions.get(subscription.channel)
             if waiters is None or subscription not in waiters:
@@ -131,21 +146,37 @@ class Listener:
         if thread is not None:
             thread.look()
 
-    def _channels(self) -> set[str]:
+    def stop_unless_needed(self, timeout_seconds: float) -> None:
+        with self._lock:
+            if self._subscriptions:
+                return
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop(timeout_seconds)
+
+    def channels(self) -> set[str]:
         with self._lock:
             return set(self._subscriptions)
 
-    def _waiters(self, channels: set[str]) -> list[Subscription]:
+    def waiters(self, channels: set[str]) -> list[Subscription]:
         with self._lock:
             return [waiter for channel in channels for waiter in self._subscriptions.get(channel, ())]
+
+    def abandon(self) -> None:
+        """Let go, in a forked child, of what is the parent's; subscriptions from before may still be closed."""
+        self._lock = threading.Lock()
+        self._subscriptions = {}
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.abandon()
 
 
 class _ListenerThread(threading.Thread):
     """Owns the connection. Others tell it by its pipe to look at what is subscribed now."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, ear: _Ear) -> None:
         super().__init__(name="tasker-listener", daemon=True)
-        self._listener = listener
+        self._ear = ear
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
@@ -207,13 +238,13 @@ class _ListenerThread(threading.Thread):
                 os.close(self._writer)
 
     def _listen_while_connected(self) -> None:
-        self.connection = connection = connect(self._listener._dsn, name=self._listener._name)
+        self.connection = connection = connect(self._ear.dsn, name=self._ear.name)
         listening: set[str] = set()
         first = True
         while not self._stopping:
             with self._new_lock:
                 new, self._new = self._new, []
-            wanted = self._listener._channels()
+            wanted = self._ear.channels()
             for channel in wanted - listening:
                 connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             for channel in listening - wanted:
@@ -222,11 +253,11 @@ class _ListenerThread(threading.Thread):
             if first:
                 self.connected.set()
                 first = False
-                self._wake(self._listener._waiters(wanted))
+                self._wake(self._ear.waiters(wanted))
             else:
                 self._wake(new)
             heard = {notify.channel for notify in connection.notifies(timeout=0)}
-            self._wake(self._listener._waiters(heard))
+            self._wake(self._ear.waiters(heard))
             if not heard:
                 self._wait(None, connection.fileno())
 
@@ -278,15 +309,22 @@ class _ByteWriter:
             os.write(self._descriptor, b"\0")
 
 
-_listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+_ears: dict[tuple[str, str], _Ear] = {}
+_ears_lock = threading.Lock()
+
+
+def _ear_at(dsn: str, name: str) -> _Ear:
+    with _ears_lock:
+        return _ears.setdefault((dsn, name), _Ear(dsn, name))
 
 
 def _forget_all() -> None:
-    for listener in tuple(_listeners):
-        thread = listener._thread
-        if thread is not None:
-            thread.abandon()
-        listener._forget()
+    global _ears_lock
+    # Another thread of the parent may have held it at the moment of the fork.
+    _ears_lock = threading.Lock()
+    for ear in _ears.values():
+        ear.abandon()
+    _ears.clear()
 
 
 os.register_at_fork(after_in_child=_forget_all)

@@ -222,10 +222,19 @@ def test_closing_does_not_wait_for_a_server_that_does_not_answer() -> None:
     assert not thread.is_alive()
 
 
-def test_a_listener_that_is_switched_off_connects_nowhere_and_wakes_nobody() -> None:
-    listener = Listener("postgresql:///?host=/nonexistent", enabled=False)
-    waiter = Waiter()
-    with listener.subscribe("tasker_a_queue", waiter):
-        assert not listener.connected
+def test_two_listeners_of_a_process_share_the_connection_until_both_are_closed(
+    listener: Listener, tasker_database_url: str, admin: psycopg.Connection
+) -> None:
+    other = Listener(tasker_database_url, name="listener-under-test")
+    first, second = Waiter(), Waiter()
+    listener.subscribe("tasker_a_queue", first)
+    other.subscribe("tasker_a_queue", second)
+    first.wait_for(1)
+    second.wait_for(1)
+    assert len(backends(admin)) == 1
+    other.close()
+    notify(admin, "tasker_a_queue")
+    first.wait_for(2)
+    assert second.wakes == 1
     listener.close()
-    assert waiter.wakes == 0
+    wait_until(lambda: backends(admin) == [], "the connection to end")
