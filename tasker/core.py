@@ -135,11 +135,7 @@ class OrchestrationCore:
                 url = server.url
             assert url is not None
             database = _open(settings, url, server)
-            if settings.database.migrate_on_start:
-                migrations.migrate(url)
-            else:
-                with database.connection() as connection:
-                    migrations.check_connection(connection)
+            migrations.ensure(url, allowed=settings.database.migrate_on_start)
             return cls(settings, database, server=server, send=send, revoke=revoke)
         except BaseException:
             if database is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.rows import tuple_row
-from sqlalchemy import Executable, SelectBase, text
+from sqlalchemy import Executable, Select, text
 from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine import Connection
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Rows = Sequence[Sequence[Any]]
+AnySelect: TypeAlias = "Select[*tuple[Any, ...]]"
 Target: TypeAlias = "psycopg.Connection[Any] | Connection | Session | scoped_session[Any]"
 """What a call can be executed on."""
 AsyncTarget: TypeAlias = "psycopg.AsyncConnection[Any] | AsyncConnection | AsyncSession | async_scoped_session[Any]"
@@ -54,10 +55,10 @@ class Call(Generic[T]):
     sql: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     decode: Callable[[Rows], T] = field(kw_only=True)
-    statement: SelectBase | None = field(default=None, kw_only=True)
+    statement: AnySelect | None = field(default=None, kw_only=True)
 
     @classmethod
-    def of(cls, statement: SelectBase, decode: Callable[[Rows], T]) -> Call[T]:
+    def of(cls, statement: AnySelect, decode: Callable[[Rows], T]) -> Call[T]:
         """The call that executes ``statement``, a SELECT on the models."""
         compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
         return cls(str(compiled), compiled.params, decode=decode, statement=statement)

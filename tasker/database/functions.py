@@ -68,6 +68,27 @@ def create_tasks(requests: Sequence[Request]) -> Call[list[Answer]]:
     )
 
 
+def create_tasks_if(requests: Sequence[Request], expected: Sequence[Request]) -> Call[list[Answer] | None]:
+    """As ``create_tasks``, if the templates are still those that the caller knows; else nothing, and ``None``.
+
+    Each of ``expected`` is ``{namespace, name, version, digest}``; a version of ``None`` stands for the highest one. So
+    a client checks contexts against the templates that it remembers, and needs no question before each task.
+    """
+    return Call(
+        "SELECT CASE WHEN (SELECT coalesce(bool_and(e.digest IS NOT DISTINCT FROM ("
+        "SELECT n.digest FROM tasker.named_tasks AS n WHERE n.namespace = e.namespace AND n.name = e.name"
+        " AND (e.version IS NULL OR n.version = e.version) ORDER BY n.version_order DESC LIMIT 1)), true)"
+        " FROM jsonb_to_recordset(CAST(%(expected)s AS jsonb))"
+        " AS e(namespace text, name text, version text, digest text))"
+        " THEN CAST(tasker.create_tasks(ARRAY(SELECT jsonb_array_elements(CAST(%(requests)s AS jsonb)))) AS text) END",
+        {
+            "requests": encode(requests, what="the request").decode(),
+            "expected": orjson.dumps(expected).decode(),
+        },
+        decode=_json,
+    )
+
+
 # -- step executors -------------------------------------------------------------------------------------------
 
 
@@ -121,7 +142,12 @@ def get_parent_results(task_uuid: UUID | str, step_uuid: UUID | str, *, after: i
     return Call(
         "SELECT CAST(tasker.get_parent_results(CAST(%(task_uuid)s AS uuid), CAST(%(step_uuid)s AS uuid),"
         " CAST(%(after)s AS integer), CAST(%(limit)s AS integer)) AS text)",
-        {"task_uuid": str(task_uuid), "step_uuid": str(step_uuid), "after": after, "limit": limit},
+        {
+            "task_uuid": str(task_uuid),
+            "step_uuid": str(step_uuid),
+            "after": -1 if after is None else after,
+            "limit": limit,
+        },
         decode=_json,
     )
 
@@ -236,6 +262,11 @@ def extend_finalization_claim(
         },
         decode=first_value,
     )
+
+
+def ensure_namespace(namespace: str) -> Call[None]:
+    """Make a namespace and its queue, unless they exist."""
+    return Call("SELECT tasker.ensure_namespace(%(namespace)s)", {"namespace": namespace}, decode=nothing)
 
 
 # -- operators ------------------------------------------------------------------------------------------------

@@ -149,6 +149,23 @@ def migrate(url: str | URL) -> MigrationReport:
     return MigrationReport(**{**vars(report), "partitions": partitions, "changed": True})
 
 
+def ensure(url: str | URL, *, allowed: bool) -> SchemaStatus:
+    """What a program does at its start: migrate if it is ``allowed`` to, and see that it can work with the schema.
+
+    A newer release's database is left as it is, and is fine while both overlap.
+
+    Raises:
+        SchemaVersionError: as ``check``.
+    """
+    if allowed:
+        try:
+            migrate(url)
+        except SchemaVersionError:
+            if status(url).state is not SchemaState.NEWER:
+                raise
+    return check(url)
+
+
 def status(url: str | URL) -> SchemaStatus:
     """Compare the database at ``url`` with this release; changes nothing."""
     with psycopg.connect(dsn_of(url), autocommit=True, application_name="tasker status") as connection:

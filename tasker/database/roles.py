@@ -31,12 +31,14 @@ _CLIENT = (
 )
 _WORKER = (
     "begin_tick",
+    "begin_tick",
     "claim_ready_tasks",
     "claim_steps",
     "claim_task_for_finalization",
     "claim_tasks_for_finalization",
     "complete_steps",
     "deregister_executor",
+    "deregister_worker",
     "deregister_worker",
     "enqueue_deferred_steps",
     "enqueue_ready_steps",
@@ -50,8 +52,10 @@ _WORKER = (
     "process_step_results",
     "process_task_requests",
     "prune_registrations",
+    "prune_registrations",
     "queue_ensure",
     "queue_send",
+    "record_tick",
     "record_tick",
     "recover_lost_steps",
     "register_executor",
@@ -61,10 +65,12 @@ _WORKER = (
     "release_steps",
     "release_task_claim",
     "resend_finalizations",
+    "resend_finalizations",
     "set_executor_idle",
     "worker_heartbeat",
 )
 _OPERATOR = (
+    "ensure_namespace",
     "pause_tasks",
     "queue_ensure",
     "register_template",

@@ -1,0 +1,1 @@
+"""Starting and following tasks from any Python program; ``from tasker import Tasker``."""

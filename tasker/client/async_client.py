@@ -1,0 +1,158 @@
+"""The client's face for event loops: the same methods, an ``a`` in front.
+
+``a`` and ``wait`` make a keyword, so that one is called ``wait_async``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Unpack
+
+from tasker.client import operations, waiting
+from tasker.client.core import ClientCore, TaskFilters, TaskOptions
+from tasker.client.handle import TaskHandle
+from tasker.client.operations import TaskChange
+from tasker.client.requests import TaskRequest, as_uuid
+from tasker.database.calls import AsyncTarget
+from tasker.database.records import StepRecord, TaskPage, TaskRecord, TaskState, TransitionRecord
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from tasker.client.core import Step, Task
+
+
+class AsyncClient(ClientCore):
+    """The methods of ``SyncClient`` as coroutines, where arguments, returns and errors are described.
+
+    ``connection`` is a psycopg ``AsyncConnection``, or a SQLAlchemy ``AsyncConnection`` or ``AsyncSession``.
+    """
+
+    async def acreate(
+        self,
+        namespace: str,
+        name: str,
+        context: Any = None,
+        *,
+        connection: AsyncTarget | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> TaskHandle:
+        """Start a workflow; see ``create``."""
+        request = TaskRequest(namespace=namespace, name=name, context=context, **options)
+        return (await self.acreate_many([request], connection=connection))[0]
+
+    async def acreate_many(
+        self,
+        requests: Iterable[TaskRequest | Mapping[str, Any]],
+        *,
+        connection: AsyncTarget | None = None,
+    ) -> tuple[TaskHandle, ...]:
+        """Start many workflows at once, all or none; see ``create_many``."""
+        created = await self._connections.adrive(self._creating(requests), connection)
+        return tuple(self._handle(entry) for entry in created)
+
+    async def wait_async(
+        self,
+        task: Task,
+        timeout: float | None = None,  # noqa: ASYNC109
+        *,
+        finalized: bool = False,
+    ) -> TaskState:
+        """Wait until a task has finished; see ``wait``."""
+        task_uuid = as_uuid(task)
+        return (await self.wait_all_async([task_uuid], timeout, finalized=finalized))[task_uuid]
+
+    async def wait_all_async(
+        self,
+        tasks: Iterable[Task],
+        timeout: float | None = None,  # noqa: ASYNC109
+        *,
+        finalized: bool = False,
+    ) -> dict[UUID, TaskState]:
+        """Wait until all these tasks have finished; see ``wait``."""
+        return await waiting.wait_async(
+            self._connections,
+            self._signal,
+            [as_uuid(task) for task in tasks],
+            timeout_seconds=timeout,
+            finalized=finalized,
+        )
+
+    async def aget(self, task: Task, *, connection: AsyncTarget | None = None) -> TaskRecord:
+        """All about a task; see ``get``."""
+        return await self._connections.adrive(operations.get_task(as_uuid(task)), connection)
+
+    async def asteps(self, task: Task, *, connection: AsyncTarget | None = None) -> tuple[StepRecord, ...]:
+        """The steps of a task; see ``steps``."""
+        return await self._connections.adrive(operations.get_steps(as_uuid(task)), connection)
+
+    async def aresults(self, task: Task, *, connection: AsyncTarget | None = None) -> dict[str, Any]:
+        """What the steps of a task returned so far; see ``results``."""
+        return await self._connections.adrive(operations.get_results(as_uuid(task)), connection)
+
+    async def ahistory(self, task: Task, *, connection: AsyncTarget | None = None) -> tuple[TransitionRecord, ...]:
+        """All state changes of a task and its steps; see ``history``."""
+        return await self._connections.adrive(operations.get_history(as_uuid(task)), connection)
+
+    async def alist(self, *, connection: AsyncTarget | None = None, **filters: Unpack[TaskFilters]) -> TaskPage:
+        """A page of tasks, newest first; see ``list``."""
+        return await self._connections.adrive(self._listing(filters), connection)
+
+    async def awhy(self, task: Task, *, connection: AsyncTarget | None = None) -> Any:
+        """Why a task is not running; see ``why``."""
+        return await self._connections.adrive(operations.explain(as_uuid(task)), connection)
+
+    async def acancel(
+        self, task: Task, *, reason: str | None = None, by: str | None = None, connection: AsyncTarget | None = None
+    ) -> TaskChange:
+        """End a task at once; see ``cancel``."""
+        return await self._connections.adrive(self._changing("cancel", task, reason, by), connection)
+
+    async def apause(
+        self, task: Task, *, reason: str | None = None, by: str | None = None, connection: AsyncTarget | None = None
+    ) -> TaskChange:
+        """Let running steps finish and start no others; see ``pause``."""
+        return await self._connections.adrive(self._changing("pause", task, reason, by), connection)
+
+    async def aresume(
+        self, task: Task, *, reason: str | None = None, by: str | None = None, connection: AsyncTarget | None = None
+    ) -> TaskChange:
+        """Go on with a paused task; see ``resume``."""
+        return await self._connections.adrive(self._changing("resume", task, reason, by), connection)
+
+    async def aretry(
+        self, task: Task, *, reason: str | None = None, by: str | None = None, connection: AsyncTarget | None = None
+    ) -> TaskChange:
+        """Run a failed task again from its failed steps; see ``retry``."""
+        return await self._connections.adrive(self._retrying(task, reason, by), connection)
+
+    async def aresolve_task(
+        self, task: Task, *, reason: str | None = None, by: str | None = None, connection: AsyncTarget | None = None
+    ) -> TaskChange:
+        """Close a task by hand; see ``resolve_task``."""
+        return await self._connections.adrive(self._resolving_task(task, reason, by), connection)
+
+    async def aresolve_step(
+        self,
+        task: Task,
+        step: Step,
+        results: Any,
+        *,
+        reason: str | None = None,
+        by: str | None = None,
+        connection: AsyncTarget | None = None,
+    ) -> TaskChange:
+        """Settle a step by hand; see ``resolve_step``."""
+        return await self._connections.adrive(self._resolving_step(task, step, results, reason, by), connection)
+
+    async def areset_step(
+        self,
+        task: Task,
+        step: Step,
+        *,
+        reason: str | None = None,
+        by: str | None = None,
+        connection: AsyncTarget | None = None,
+    ) -> TaskChange:
+        """Run one step again; see ``reset_step``."""
+        return await self._connections.adrive(self._resetting_step(task, step, reason, by), connection)

@@ -1,0 +1,200 @@
+"""What the sync and the async face of a client share: what it was made of, and its operations."""
+
+from __future__ import annotations
+
+import datetime as dt
+import getpass
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
+from uuid import UUID
+
+from sqlalchemy.engine import URL, Engine
+
+from tasker.client import operations
+from tasker.client.connections import Connections
+from tasker.client.finish_signal import FinishSignal
+from tasker.client.handle import TaskHandle
+from tasker.client.operations import Created, Operation, TaskChange
+from tasker.client.requests import TaskRequest, as_uuid
+from tasker.client.template_cache import TemplateCache
+from tasker.config.settings import Settings
+from tasker.database import functions, reads
+from tasker.database.connection import Database
+from tasker.database.records import TaskPage
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from tasker.client.tasker import Tasker
+    from tasker.database.records import TaskRecord
+
+    Task = TaskHandle | TaskRecord | UUID | str
+    """A task: its handle, its record, its uuid, also as text."""
+    Step = str | int | UUID
+    """A step of a task: its name, position or uuid."""
+
+
+class TaskOptions(TypedDict, total=False):
+    """What ``create`` may be told about a task, beside workflow and context; see ``TaskRequest``."""
+
+    version: str | None
+    identity_key: str | None
+    identity_strategy: str | None
+    priority: int
+    run_at: dt.datetime | None
+    tags: Sequence[str]
+    correlation_id: str | None
+    requested_by: str | None
+    source_system: str | None
+    reason: str | None
+    parent_task_uuid: UUID | str | None
+
+
+class TaskFilters(TypedDict, total=False):
+    """Which tasks ``list`` shows: those to which all that is given applies.
+
+    ``states`` are alternatives. ``created_after`` is inclusive, ``created_before`` is not. ``after`` is the
+    ``next_after`` of the page before; ``limit`` is at most 1000.
+    """
+
+    namespace: str | None
+    name: str | None
+    version: str | None
+    states: Sequence[str]
+    tag: str | None
+    correlation_id: str | None
+    parent_task_uuid: UUID | None
+    created_after: dt.datetime | None
+    created_before: dt.datetime | None
+    after: UUID | None
+    limit: int
+
+
+class ClientCore:
+    """What a client consists of; the operations of both faces.
+
+    Args:
+        source: an address, a SQLAlchemy engine (sync or async) or a ``Database``; ``None``: what the settings say.
+        settings: the settings; ``None``: those of the environment, or the defaults where ``source`` is given.
+        requested_by: put down as the initiator of tasks that name none, and of operators' actions; actions are put down
+            to the user and host of this process otherwise.
+        source_system: put down as the origin of tasks that name none.
+    """
+
+    def __init__(
+        self,
+        source: str | URL | Engine | AsyncEngine | Database | None = None,
+        *,
+        settings: Settings | None = None,
+        requested_by: str | None = None,
+        source_system: str | None = None,
+    ) -> None:
+        self._connections = Connections(source, settings)
+        self._signal = FinishSignal(self._connections)
+        self._requested_by = requested_by
+        self._source_system = source_system
+        self._template_cache: TemplateCache | None = None
+
+    @property
+    def database(self) -> Database:
+        """The database that the client works on."""
+        return self._connections.database
+
+    def close(self) -> None:
+        """Stop listening and close what the client opened. It may be used again."""
+        self._signal.close()
+        self._connections.close()
+
+    async def aclose(self) -> None:
+        """As ``close``, with the connections that belong to the running event loop."""
+        self._signal.close()
+        await self._connections.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _handle(self, task: UUID | Created) -> TaskHandle:
+        client = cast("Tasker", self)  # the one class that has both faces
+        if isinstance(task, UUID):
+            return TaskHandle(client, task)
+        return TaskHandle(client, task.task_uuid, is_new=task.is_new, same_context=task.same_context)
+
+    # -- operations -------------------------------------------------------------------------------------------
+
+    def _creating(self, requests: Iterable[TaskRequest | Mapping[str, Any]]) -> Operation[tuple[Created, ...]]:
+        if self._template_cache is None:
+            cache = self._connections.settings.query_cache
+            self._template_cache = TemplateCache(cache.task_metadata if cache.enabled else None)
+        return operations.create_tasks(
+            requests, self._template_cache, requested_by=self._requested_by, source_system=self._source_system
+        )
+
+    def _listing(self, filters: TaskFilters) -> Operation[TaskPage]:
+        return operations.ask(reads.tasks(**filters))
+
+    def _changing(self, action: str, task: Task, reason: str | None, by: str | None) -> Operation[TaskChange]:
+        task_uuid = as_uuid(task)
+        builder = {
+            "pause": functions.pause_tasks,
+            "resume": functions.resume_tasks,
+            "cancel": functions.cancel_tasks,
+        }[action]
+        return operations.change_tasks(
+            builder({"task_uuids": [str(task_uuid)], "by": self._by(by), "reason": reason}), task_uuid
+        )
+
+    def _retrying(self, task: Task, reason: str | None, by: str | None) -> Operation[TaskChange]:
+        task_uuid = as_uuid(task)
+        request = {"task_uuid": str(task_uuid), "by": self._by(by), "reason": reason}
+        return operations.act_on_task(functions.retry_task(request), task_uuid)
+
+    def _resolving_task(self, task: Task, reason: str | None, by: str | None) -> Operation[TaskChange]:
+        task_uuid = as_uuid(task)
+        request = {"task_uuid": str(task_uuid), "by": self._by(by), "reason": reason}
+        return operations.act_on_task(functions.resolve_task(request), task_uuid)
+
+    def _resolving_step(
+        self, task: Task, step: Step, results: Any, reason: str | None, by: str | None
+    ) -> Operation[TaskChange]:
+        return operations.act_on_task(
+            functions.resolve_step({**self._step_request(task, step, reason, by), "results": results}), as_uuid(task)
+        )
+
+    def _resetting_step(self, task: Task, step: Step, reason: str | None, by: str | None) -> Operation[TaskChange]:
+        return operations.act_on_task(functions.reset_step(self._step_request(task, step, reason, by)), as_uuid(task))
+
+    def _step_request(self, task: Task, step: Step, reason: str | None, by: str | None) -> dict[str, Any]:
+        return {
+            "task_uuid": str(as_uuid(task)),
+            **operations.step_reference(step),
+            "by": self._by(by),
+            "reason": reason,
+        }
+
+    def _by(self, given: str | None) -> str:
+        return given or self._requested_by or _user_at_host()
+
+
+@lru_cache(maxsize=1)
+def _user_at_host() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,139 @@
+"""Waiting for tasks to finish: woken by notifications, with polling from 20 ms to 1 s behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterable
+from typing import TypeAlias
+from uuid import UUID
+
+from tasker.client.connections import Connections
+from tasker.client.finish_signal import FinishSignal
+from tasker.client.operations import Operation
+from tasker.database import reads
+from tasker.database.records import TaskState
+from tasker.errors import InvalidRequest, NotFound, TaskTimeout
+
+_FIRST_POLL_SECONDS = 0.02
+_LAST_POLL_SECONDS = 1.0
+
+States: TypeAlias = dict[UUID, TaskState]
+
+
+def wait(
+    connections: Connections,
+    signal: FinishSignal,
+    task_uuids: Iterable[UUID],
+    *,
+    timeout_seconds: float | None,
+    finalized: bool,
+) -> States:
+    """Wait until all tasks have finished, and return their states.
+
+    Raises:
+        TaskTimeout: some have not in time.
+        NotFound: some cannot be seen: unknown, or created in a transaction that has not committed.
+    """
+    pending = _Pending(task_uuids, timeout_seconds, finalized=finalized)
+    pending.look(connections.drive(pending.question()))
+    if pending.done:
+        return pending.states
+    woken = threading.Event()
+    with signal.heard_by(woken.set):
+        while True:
+            woken.clear()
+            signal.keep_alive()
+            pending.look(connections.drive(pending.question()))
+            if pending.done:
+                return pending.states
+            woken.wait(pending.pause_seconds())
+
+
+async def wait_async(
+    connections: Connections,
+    signal: FinishSignal,
+    task_uuids: Iterable[UUID],
+    *,
+    timeout_seconds: float | None,
+    finalized: bool,
+) -> States:
+    """As ``wait``, without blocking the event loop."""
+    pending = _Pending(task_uuids, timeout_seconds, finalized=finalized)
+    pending.look(await connections.adrive(pending.question()))
+    if pending.done:
+        return pending.states
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
+    heard = signal.heard_by(lambda: loop.call_soon_threadsafe(woken.set))
+    await asyncio.to_thread(heard.__enter__)
+    try:
+        while True:
+            woken.clear()
+            await asyncio.to_thread(signal.keep_alive)
+            pending.look(await connections.adrive(pending.question()))
+            if pending.done:
+                return pending.states
+            pause_seconds = pending.pause_seconds()  # outside: its TaskTimeout is a TimeoutError, too
+            try:
+                await asyncio.wait_for(woken.wait(), pause_seconds)
+            except TimeoutError:
+                pass
+    finally:
+        heard.__exit__(None, None, None)
+
+
+class _Pending:
+    """What is still waited for; knows when to look again and when to give up."""
+
+    def __init__(self, task_uuids: Iterable[UUID], timeout_seconds: float | None, *, finalized: bool) -> None:
+        if timeout_seconds is not None and timeout_seconds < 0:
+            raise InvalidRequest(f"a timeout of {timeout_seconds} s lies in the past", field="timeout")
+        self.states: States = {}
+        self._finalized = finalized
+        self._timeout_seconds = timeout_seconds
+        self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self._open = dict.fromkeys(task_uuids)
+        self._poll_seconds = _FIRST_POLL_SECONDS
+
+    @property
+    def done(self) -> bool:
+        return not self._open
+
+    def question(self) -> Operation[States]:
+        states: States = yield reads.task_states(self._open)
+        return states
+
+    def look(self, seen: States) -> None:
+        """Take what was read; raises when a task is not there."""
+        for task_uuid in list(self._open):
+            state = seen.get(task_uuid)
+            if state is None:
+                raise NotFound(
+                    f"task {task_uuid} cannot be waited for: it is not there",
+                    hint="if it was created in a transaction, commit that first",
+                    field="task_uuid",
+                )
+            self.states[task_uuid] = state
+            if (state.finalized_at if self._finalized else state.finished_at) is not None:
+                del self._open[task_uuid]
+
+    def pause_seconds(self) -> float:
+        """How long to sleep before the next look; raises when time is up."""
+        pause, self._poll_seconds = self._poll_seconds, min(2 * self._poll_seconds, _LAST_POLL_SECONDS)
+        if self._deadline is None:
+            return pause
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._timed_out()
+        return min(pause, left)
+
+    def _timed_out(self) -> TaskTimeout:
+        first = next(iter(self._open))
+        others = f" and {len(self._open) - 1} others" if len(self._open) > 1 else ""
+        aim = "finalized" if self._finalized else "finished"
+        return TaskTimeout(
+            f"task {first} ({self.states[first].state}){others} not {aim} within {self._timeout_seconds:g} s",
+            hint=f"it goes on; `tasker task why {first}` says what it waits for",
+        )
