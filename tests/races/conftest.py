@@ -1,0 +1,43 @@
+"""Races: several sessions or processes that really block one another, on one database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.sql_kit import Core, lost_messages
+
+
+@pytest.fixture
+def core(tasker_database_url: str) -> Iterator[Core]:
+    driver = Core(tasker_database_url)
+    try:
+        yield driver
+        driver.connection.rollback()
+        assert driver.broken_rules() == []
+        assert lost_messages(driver) == []
+    finally:
+        driver.close()
+
+
+@pytest.fixture
+def second(core: Core) -> Iterator[Core]:
+    """A second session."""
+    driver = Core(core.url)
+    yield driver
+    driver.close()
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    """Poll until ``condition`` holds; fail naming ``what`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"gave up waiting for: {what}"
+        time.sleep(0.01)
+
+
+def is_blocked(core: Core, other: Core) -> bool:
+    """Whether the session of ``other`` waits for a lock."""
+    return bool(core.one("SELECT cardinality(pg_blocking_pids(%s)) > 0", other.connection.info.backend_pid))
