@@ -96,8 +96,8 @@ class OrchestrationCore:
         self._server = server
         self._send = send
         self._revoke = revoke
-        self.listener = Listener(database.url, enabled=settings.pgmq.notify_enabled)
-        """The one LISTEN connection of this process; it is made with the first subscription."""
+        self.listener = Listener(database.url) if settings.pgmq.notify_enabled else None
+        """Hears notifications, over a connection made with the first subscription; ``None`` where none are wanted."""
 
         self._lock = threading.Lock()  # owns the members below
         self._loops: weakref.WeakSet[ExecutorLoop] = weakref.WeakSet()
@@ -221,7 +221,8 @@ class OrchestrationCore:
         deadline = time.monotonic() + timeout_seconds
         for loop in loops:
             loop.close(max(0.0, deadline - time.monotonic()))
-        self.listener.close()
+        if self.listener is not None:
+            self.listener.close()
         self.database.close()
         if self._server is not None:
             self._server.release()

@@ -15,7 +15,7 @@ from tasker.executors.grace import GracePeriod
 from tasker.executors.heartbeat import Heartbeat
 from tasker.executors.idle import IdleSchedule
 from tasker.executors.link import Link
-from tasker.executors.loop import DEFAULT_GRACE_SECONDS, ExecutorLoop, Slot, Subscription
+from tasker.executors.loop import DEFAULT_GRACE_SECONDS, ExecutorLoop, Slot, Subscribe, Subscription
 from tasker.executors.step_enqueuer import StepEnqueuer
 from tasker.executors.step_executor import StepExecutor, StepLimits
 from tasker.executors.step_result_processor import Revoke, StepResultProcessor
@@ -42,7 +42,7 @@ class LoopBuilder:
         templates: knows the schemas of contexts and results.
         hooks: runs completion hooks.
         circuits: the process's circuits.
-        listener: hears notifications.
+        listener: hears notifications; ``None`` leaves executors to polling.
         send: sends steps that are Celery tasks.
         revoke: revokes them.
     """
@@ -53,7 +53,7 @@ class LoopBuilder:
     templates: TemplateRegistry
     hooks: CompletionHooks
     circuits: CircuitBreakers
-    listener: Listener
+    listener: Listener | None
     send: StepSender | None
     revoke: Revoke | None
 
@@ -101,7 +101,7 @@ class LoopBuilder:
             wake=WakePipe(),
             heartbeat=heartbeat,
             yield_signal=yield_signal,
-            subscribe=self._subscribe,
+            subscribe=self._subscribe(),
             grace_seconds=seconds,
         )
 
@@ -110,8 +110,15 @@ class LoopBuilder:
         schedule = IdleSchedule(pool.polling_interval_ms / 1000, pool.max_polling_interval_ms / 1000)
         return Slot(executor, batch_size=pool.batch_size, schedule=schedule)
 
-    def _subscribe(self, queue: str, poke: Callable[[], None]) -> Subscription:
-        return self.listener.subscribe(channel_name(queue), poke)
+    def _subscribe(self) -> Subscribe | None:
+        listener = self.listener
+        if listener is None:
+            return None
+
+        def subscribe(queue: str, poke: Callable[[], None]) -> Subscription:
+            return listener.subscribe(channel_name(queue), poke)
+
+        return subscribe
 
     def _step_executor(self, queues: tuple[str, ...], *, worker: str, stop: Raised, grace: GracePeriod) -> StepExecutor:
         system = self.settings.system
