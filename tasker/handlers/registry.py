@@ -202,18 +202,18 @@ class HandlerRegistry:
             raise _unusable(name, str(error), "change the handler") from error
 
     def _attribute(self, name: str, module_name: str, attribute: str) -> Any:
+        if "<locals>" in attribute:
+            raise HandlerNotFound(
+                f"handler {name!r} was declared inside a function of another process",
+                hint="move it to the top level of its module, where workers can import it",
+                field="handler.callable",
+            )
         if not any(module_name == listed or module_name.startswith(f"{listed}.") for listed in self._modules):
             listed = ", ".join(self._modules) or "empty"
             raise HandlerNotFound(
                 f"handler {name!r} is in module {module_name!r}, which engine.handler_modules ({listed}) does not list"
                 f"{did_you_mean(module_name, self._modules)}",
                 hint=f"add {module_name!r}, or a package that contains it, to engine.handler_modules",
-                field="handler.callable",
-            )
-        if "<locals>" in attribute:
-            raise HandlerNotFound(
-                f"handler {name!r} was declared inside a function of another process",
-                hint="move it to the top level of its module, where workers can import it",
                 field="handler.callable",
             )
         found: Any = self._import(name, module_name)

@@ -77,6 +77,7 @@ class Workflow:
         self._file = file
         self._places: dict[Path_, Place] = {} if place is None else {(): place}
         self._steps: list[dict[str, Any]] = []
+        self._step_names: dict[str, None] = {}  # a set that keeps its order
         self._hooks: dict[str, list[str]] = {"on_complete": [], "on_error": []}
         self._template: WorkflowTemplate | None = None
         self.context_type, schema = self._input(input_schema)
@@ -302,12 +303,12 @@ class Workflow:
             signature = self._signature(target, names)
         except (SignatureUnusable, ValueError) as error:
             raise self._wrong(f"the function {error}", place, file, step=step_name) from error
-        earlier = [step["name"] for step in self._steps]
         by_data = [dependency.name for dependency in signature.dependencies]
         for parameter in by_data:
-            if parameter not in earlier:
+            if parameter not in self._step_names:
+                hint = did_you_mean(parameter, self._step_names)
                 raise self._wrong(
-                    f"the parameter {parameter!r} names no earlier step{did_you_mean(parameter, earlier)}",
+                    f"the parameter {parameter!r} names no earlier step{hint}",
                     place,
                     file,
                     step=step_name,
@@ -333,7 +334,6 @@ class Workflow:
         return handler_signature(call.__get__(object(), target), names)
 
     def _names(self, needed: Iterable[Needed], step_name: str, place: Place | None, file: str | None) -> list[str]:
-        earlier = [step["name"] for step in self._steps]
         result: list[str] = []
         for item in needed:
             match item:
@@ -344,9 +344,9 @@ class Workflow:
                 case _:
                     found = [entry.step_name for entry in declarations_of(item) if entry.workflow is self]
                     name = found[0] if found else getattr(item, "__name__", repr(item))
-            if name not in earlier:
+            if name not in self._step_names:
                 raise self._wrong(
-                    f"there is no earlier step {name!r}{did_you_mean(name, earlier)}",
+                    f"there is no earlier step {name!r}{did_you_mean(name, self._step_names)}",
                     place,
                     file,
                     step=step_name,
@@ -357,13 +357,14 @@ class Workflow:
 
     def _add(self, step: dict[str, Any], place: Place | None, file: str | None) -> None:
         step = {key: value for key, value in step.items() if value is not None or key == "system_dependency"}
-        if any(step["name"] == other["name"] for other in self._steps):
+        if step["name"] in self._step_names:
             raise self._wrong("another step has this name", place, file, step=step["name"], field="name")
         places: dict[Path_, Place] = {} if place is None else {("steps", 0): place}
         check_step(Source({"steps": [step]}, file, places, _PYTHON_SPELLING))
         if place is not None:
             self._places["steps", len(self._steps)] = place
         self._steps.append(step)
+        self._step_names[step["name"]] = None
         self._template = None
 
     def _input(self, schema: Any) -> tuple[TypedValue | None, dict[str, Any] | None]:

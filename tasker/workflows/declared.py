@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 from tasker.workflows.signatures import HandlerSignature
 
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
 
 _ATTRIBUTE = "__tasker_steps__"
 
-_declared: WeakValueDictionary[str, Any] = WeakValueDictionary()
+# Bounded by the program's text: declaring the same function again replaces it.
+_declared: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def remember(path: str, target: Callable[..., Any]) -> None:
 
 
 def recall(path: str) -> Any | None:
-    """What was declared under ``path`` in this process and still exists."""
+    """What was declared last under ``path`` in this process."""
     return _declared.get(path)
 
 

@@ -30,9 +30,10 @@ from ruamel.yaml.nodes import ScalarNode
 
 from tasker.workflows.problems import InvalidTemplate, Problem
 
-MAX_BYTES = 1024 * 1024
+MAX_BYTES = 2 * 1024 * 1024
 MAX_DEPTH = 32
-MAX_NODES = 50_000
+MAX_NODES = 200_000
+"""The largest workflow that the settings allow by default, 10,000 steps, fits into all three."""
 
 Path_ = tuple[str | int, ...]
 """Keys and indexes from the document's top to one value."""

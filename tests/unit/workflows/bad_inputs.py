@@ -83,7 +83,7 @@ BAD_TEMPLATES = [
     ),
     BadTemplate(
         "an alias bomb",
-        ":5: holds more than 50,000 values, counting what aliases repeat",
+        ":6: holds more than 200,000 values, counting what aliases repeat",
         text="a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
         + "".join(
             f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"

@@ -104,7 +104,7 @@ def test_what_is_not_plain_data_is_refused(text: str, message: str) -> None:
 def test_a_file_that_is_too_long_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
     file = tmp_path / "long.yaml"
     file.write_text("a: 1\n" * (MAX_BYTES // 5 + 1))
-    with pytest.raises(InvalidTemplate, match="is longer than 1,048,576 bytes"):
+    with pytest.raises(InvalidTemplate, match="is longer than 2,097,152 bytes"):
         read_source(file)
 
 
