@@ -60,7 +60,7 @@ def read_progress(connection: Connection) -> Progress:
     """Where everything stands now."""
     ((finished, seconds),) = connection.execute(
         """SELECT count(finished_at),
-                  coalesce(extract(epoch FROM max(finished_at) - min(created_at)), 0)::float8
+                  coalesce(extract(epoch FROM max(finished_at) - min(tasks.created_at)), 0)::float8
              FROM tasker.tasks JOIN tasker.named_tasks USING (named_task_id) WHERE namespace = %s AND name = %s""",
         (NAMESPACE, WORKFLOW),
     ).fetchall()

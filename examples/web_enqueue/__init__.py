@@ -1,0 +1,1 @@
+"""A web program that enqueues workflows in its own transactions; see ``app``."""
