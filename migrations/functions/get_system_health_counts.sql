@@ -21,7 +21,9 @@ BEGIN
                                             'in_progress', count(*) FILTER (WHERE t.state = 'in_progress'),
                                             'paused', count(*) FILTER (WHERE t.state = 'paused'),
                                             'live_steps', coalesce(sum(t.active), 0))
-                  FROM tasker.tasks AS t WHERE t.finished_at IS NULL),
+                  FROM (SELECT x.state, x.active FROM tasker.tasks AS x WHERE x.finished_at IS NULL AND x.admitted_at IS NOT NULL
+                        UNION ALL
+                        SELECT x.state, x.active FROM tasker.tasks AS x WHERE x.finished_at IS NULL AND x.admitted_at IS NULL) AS t),
         'to_finalize', (SELECT count(*) FROM tasker.tasks AS t WHERE t.finished_at IS NOT NULL AND t.finalized_at IS NULL),
         'timers', (SELECT jsonb_build_object('waiting', count(*), 'overdue', count(*) FILTER (WHERE w.due_at < tasker.now() - interval '1 minute'))
                    FROM tasker.step_timers AS w),

@@ -74,7 +74,7 @@ BEGIN
     FOR net IN
         WITH page AS MATERIALIZED (
             SELECT x.task_uuid FROM tasker.tasks AS x
-            WHERE x.finished_at IS NULL
+            WHERE x.finished_at IS NULL AND x.admitted_at IS NOT NULL
               AND x.task_uuid > coalesce((SELECT c.net_cursor FROM tasker.coordinator AS c), '00000000-0000-0000-0000-000000000000')
             ORDER BY x.task_uuid LIMIT net_page
         ), turned AS (

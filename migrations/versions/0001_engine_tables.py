@@ -151,8 +151,9 @@ COMMENT ON COLUMN tasker.tasks.finish_no IS 'Counts the times the task was (re)o
 COMMENT ON COLUMN tasker.tasks.claim_no IS 'Rises with every finalization claim, never falls.';
 COMMENT ON COLUMN tasker.tasks.scheduled IS 'run_at lies ahead; cleared when it is due, which moves the row to the other index.';
 
--- Net check and lists of open tasks: pages through what is not terminal.
-CREATE INDEX tasks_open ON tasker.tasks (task_uuid) WHERE finished_at IS NULL;
+-- The net of the sweep pages through what was admitted and has not ended. Tasks that wait for admission are kept out: else
+-- their own two indexes would have a rival that knows no order and holds everything that runs.
+CREATE INDEX tasks_open ON tasker.tasks (task_uuid) WHERE finished_at IS NULL AND admitted_at IS NOT NULL;
 -- Admission: scheduled tasks by time, due ones by priority and age; future tasks never stand in front.
 CREATE INDEX tasks_scheduled ON tasker.tasks (run_at) WHERE admitted_at IS NULL AND finished_at IS NULL AND scheduled;
 CREATE INDEX tasks_due ON tasker.tasks (priority DESC, task_uuid)

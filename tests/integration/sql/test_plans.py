@@ -1,0 +1,123 @@
+"""The plans of the hot path are pinned: what a call reads depends on its batch, never on the size of the tables.
+
+Sessions keep their plans, so the worst case is one that planned on empty tables and lives on while they grow. Each test
+runs the whole path in one session on empty tables, fills them from another, and compares what the same calls read, by
+PostgreSQL's own counters, before and after ANALYZE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.sql_kit import DIAMOND, Core, Worker, sweep
+
+FILL = """
+WITH made AS MATERIALIZED (
+    SELECT g AS n, tasker.uuid7() AS task_uuid FROM generate_series(1, {tasks}) AS g
+), t AS (
+    INSERT INTO tasker.tasks (task_uuid, named_task_id, state, total, active, open, failed, skipped, created_at, admitted_at,
+                              finished_at, finalized_at)
+    SELECT task_uuid, 1, 'complete', 4, 0, 0, 0, 0, now(), now(), now(), now() FROM made
+), c AS (
+    INSERT INTO tasker.task_contexts SELECT task_uuid, '{{"n": 1}}' FROM made
+)
+INSERT INTO tasker.workflow_steps (task_uuid, position, step_uuid, state, unmet, fence, attempts, executor, finished_at, results)
+SELECT m.task_uuid, p, tasker.step_uuid(m.task_uuid, p, 0), 'complete', 0, 1, 1, tasker.uuid7(), now(), '{{"ok": true}}'
+FROM made AS m CROSS JOIN generate_series(0, 3) AS p
+"""
+
+COUNTED = """
+SELECT relname, coalesce(seq_tup_read, 0), coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables
+WHERE schemaname IN ('tasker', 'pgmq') AND relname !~ 'transitions'
+"""
+
+
+def read_by(core: Core, what: Any) -> tuple[dict[str, int], Any]:
+    """Run ``what`` in one transaction; the rows it read, by table, and its answer."""
+    with core.connection.transaction():
+        before = {name: (seq, idx) for name, seq, idx in core.rows(COUNTED)}
+        answer = what()
+        after = {name: (seq, idx) for name, seq, idx in core.rows(COUNTED)}
+    return {
+        name: sum(after[name]) - sum(before.get(name, (0, 0)))
+        for name in after
+        if sum(after[name]) != sum(before.get(name, (0, 0)))
+    }, answer
+
+
+def hot_path(core: Core, worker: Worker) -> Iterator[tuple[str, dict[str, int]]]:
+    """Every call of the hot path once, at batch 20, on fresh tasks; yields what each read."""
+    read, _ = read_by(core, lambda: core.create("order", 20, identity_key=None))
+    yield "create", read
+    read, steps = read_by(core, lambda: worker.claim(20))
+    assert len(steps) == 20
+    yield "claim", read
+    read, answer = read_by(core, lambda: worker.complete(steps[:18], continue_limit=10))
+    continued = answer["steps"]
+    assert len(continued) == 10
+    yield "complete and continue", read
+    read, _ = read_by(core, lambda: worker.fail(steps[18:]))
+    yield "fail", read
+    read, _ = read_by(core, lambda: worker.release(continued))
+    yield "release", read
+    read, _ = read_by(core, worker.heartbeat)
+    yield "heartbeat", read
+    read, _ = read_by(core, lambda: sweep(core))
+    yield "sweep", read
+    read, _ = read_by(core, lambda: core.call("process_step_results", {}))
+    yield "results and deadlines", read
+    read, _ = read_by(core, lambda: core.call("claim_ready_tasks", {"processor": "p", "limit": 20}))
+    yield "admission", read
+    assert worker.run_all(20, continue_limit=20) == 62
+    read, _ = read_by(core, worker.claim)
+    yield "idle claim", read
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "tasks", [20_000, pytest.param(1_000_000, marks=pytest.mark.long)], ids=["20000_tasks", "1000000_tasks"]
+)
+def test_what_the_hot_path_reads_does_not_grow_with_the_tables(core: Core, tasks: int) -> None:
+    core.register("order", DIAMOND, step={"backoff": "none"})
+    worker = core.executor()
+    for _ in range(2):
+        on_empty = dict(hot_path(core, worker))
+    filler = Core(core.url)
+    core.rows_affected("VACUUM tasker.tasks")  # the planner now knows that the table is as good as empty
+    core.rows_affected("VACUUM tasker.workflow_steps")
+    planned_on_empty = dict(hot_path(core, worker))
+    for _ in range(max(tasks // 100_000, 1)):
+        filler.rows_affected(FILL.format(tasks=min(tasks, 100_000)))
+    on_full = dict(hot_path(core, worker))
+    filler.rows_affected("ANALYZE")
+    analyzed = dict(hot_path(core, worker))
+    fresh = Core(core.url)
+    fresh_plans = dict(hot_path(fresh, fresh.executor()))
+    filler.close()
+    fresh.close()
+    for call, read in on_empty.items():
+        allowed = {table: 3 * rows + 50 for table, rows in read.items()}
+        for when, other in (
+            ("planned on empty tables", planned_on_empty),
+            ("full, not analyzed", on_full),
+            ("full, analyzed", analyzed),
+            ("full, planned anew", fresh_plans),
+        ):
+            grown = {t: n for t, n in other[call].items() if n > allowed.get(t, 50)}
+            assert grown == {}, f"{call}, {when}: read {grown}, was {read}"
+
+
+@pytest.mark.parametrize("others", [0, 5000])
+def test_an_idle_claim_reads_next_to_nothing(core: Core, others: int) -> None:
+    core.register("order", {"a": []}, step={"backoff": "fixed", "backoff_base_ms": 600_000})
+    worker = core.executor()
+    if others:
+        core.create("order", others)
+        while steps := worker.claim(1000):
+            worker.fail(steps)
+    read, steps = read_by(core, worker.claim)
+    assert steps == []
+    assert sum(read.values()) <= 20, read
