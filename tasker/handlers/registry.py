@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
 from tasker.config.settings import Settings
@@ -228,6 +229,13 @@ class HandlerRegistry:
                     hint="correct handler.callable, or deploy the code that has it to this worker",
                     field="handler.callable",
                 ) from error
+            if isinstance(found, ModuleType):
+                # Else every module that a listed one imports would be within reach: shop.orders:os.system
+                raise HandlerNotFound(
+                    f"handler {name!r}: {part!r} is a module, reached through another one",
+                    hint=f"name it itself, {found.__name__}:…, and list it in engine.handler_modules",
+                    field="handler.callable",
+                )
         return found
 
     def _import(self, name: str, module_name: str) -> Any:

@@ -5,35 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from tasker.encoding import encode
 from tasker.errors import ValueNotStorable
 from tasker.workflows.checks import check_single_step, check_template
-from tasker.workflows.model import (
-    EnvironmentOverrides,
-    Part,
-    RetryPolicy,
-    StepTemplate,
-    WorkflowTemplate,
-)
+from tasker.workflows.model import StepTemplate, WorkflowTemplate
 from tasker.workflows.overrides import with_overrides
-from tasker.workflows.problems import InvalidTemplate, Problem, did_you_mean, one_of
+from tasker.workflows.problems import InvalidTemplate, Problem, did_you_mean
 from tasker.workflows.spelling import one_spelling
+from tasker.workflows.wording import PYTHON_ONLY, message_of
 from tasker.workflows.yaml_source import Path_, Source, read_source
-
-PYTHON_ONLY = frozenset({"hooks"})
-"""Fields of the model that a YAML document may not have: only a declaration in Python knows its functions."""
 
 
 def load_template(source: Path | str, environment: str | None = None) -> WorkflowTemplate:
     """Read, check and merge one YAML template.
 
     Args:
-        source: a file, or the text of a document.
+        source: a file, or the text of a document; a text of one line that ends in ``.yaml`` or ``.yml`` is a file.
         environment: name of the environment whose overrides apply; ``None`` applies none. The overrides of all
             environments are checked in any case.
 
@@ -45,14 +35,12 @@ def load_template(source: Path | str, environment: str | None = None) -> Workflo
     """
     document = read_source(source)
     if isinstance(document.value, dict):
-        known = [name for name in WorkflowTemplate.model_fields if name not in PYTHON_ONLY]
-        problems = [
-            document.problem(f"unknown field{did_you_mean(name, known)}", (name,))
-            for name in document.value
-            if name in PYTHON_ONLY
-        ]
-        if problems:
-            raise InvalidTemplate(problems)
+        known = WorkflowTemplate.model_fields.keys() - PYTHON_ONLY
+        refused = [name for name in document.value if name in PYTHON_ONLY]
+        if refused:
+            raise InvalidTemplate(
+                document.problem(f"unknown field{did_you_mean(name, known)}", (name,)) for name in refused
+            )
     return build_template(document, environment)
 
 
@@ -109,8 +97,7 @@ def check_step(source: Source) -> None:
     except ValueNotStorable as error:
         problems.append(spelled.problem(error.message, ("steps", 0)))
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        problems += [_problem(spelled, {**details, "loc": ("steps", 0, *details["loc"])}) for details in found]
+        problems += _told(spelled, error, ("steps", 0))
     if problems:
         raise InvalidTemplate(problems)
 
@@ -134,7 +121,7 @@ def _validated(source: Source) -> tuple[WorkflowTemplate | None, list[Problem]]:
     except ValueNotStorable as error:
         return None, [source.problem(error.message)]
     except ValidationError as error:
-        return None, [_problem(source, details) for details in error.errors(include_url=False)]
+        return None, _told(source, error)
     template._source = source
     return template, list(check_template(template))
 
@@ -143,113 +130,9 @@ def _by_line(problems: list[Problem]) -> Iterator[Problem]:
     return iter(sorted(problems, key=lambda problem: problem.line or 0))
 
 
-# -- pydantic's errors in the words of the format --------------------------------------------------------------
-
-
-def _problem(source: Source, details: ErrorDetails) -> Problem:
-    path = details["loc"]
-    return source.problem(_message(source, details, path), path)
-
-
-def _message(source: Source, details: ErrorDetails, path: Path_) -> str:
-    context: dict[str, Any] = details.get("ctx", {})
-    given = _shown(details["input"])
-    kind = details["type"]
-    match kind:
-        case "missing":
-            return "is required"
-        case "extra_forbidden":
-            return f"unknown field{did_you_mean(path[-1], _fields_at(path[:-1]))}"
-        case "value_error":
-            return str(context["error"])
-        case "literal_error":
-            allowed = [str(value) for value in _literals(context["expected"])]
-            return f"must be {one_of(allowed)}, not {given}{did_you_mean(details['input'], allowed)}"
-        case "string_type":
-            return f"must be a text, not {given}{_version_hint(path, details['input'])}"
-        case "int_type" | "int_from_float" | "int_parsing":
-            return f"must be a whole number, not {given}"
-        case "float_type":
-            return f"must be a number, not {given}"
-        case "bool_type":
-            return f"must be true or false, not {given}"
-        case "tuple_type":
-            return f"must be a list, not {given}"
-        case "dict_type" | "model_type" | "model_attributes_type":
-            return f"must be a mapping, not {given}"
-        case "greater_than":
-            return f"must be more than {context['gt']:g}, not {given}"
-        case "greater_than_equal":
-            return f"must be at least {context['ge']:g}, not {given}"
-        case "less_than_equal":
-            return f"must be at most {context['le']:,}, not {given}"
-        case "string_too_short":
-            return "must not be empty"
-        case "string_too_long":
-            return f"must have at most {context['max_length']:,} characters"
-        case "string_pattern_mismatch":
-            return f"must be the name of a method, not {given}"
-        case "too_long":
-            return f"must have at most {context['max_length']:,} entries"
-        case _:
-            return f"{details['msg']}, not {given}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    text = {None: "null", True: "true", False: "false"}.get(value, repr(value)) if _plain(value) else repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
-
-
-def _version_hint(path: Path_, value: Any) -> str:
-    if path == ("version",) and isinstance(value, (int, float)):
-        return ": write three numbers with points, such as 1.0.0"
-    return ""
-
-
-def _literals(expected: str) -> list[str]:
-    """The names in pydantic's ``'a', 'b' or 'c'``."""
-    return [part.strip().strip("'") for part in expected.replace(" or ", ", ").split(",")]
-
-
-def _fields_at(path: Path_) -> list[str]:
-    """The fields that the mapping at ``path`` may have, as people write them."""
-    model: type[BaseModel] | None = WorkflowTemplate
-    hidden = PYTHON_ONLY
-    for part in path:
-        if model is None:
-            return []
-        if isinstance(part, int):
-            continue
-        if model is WorkflowTemplate and part == "environments":
-            model, hidden = EnvironmentOverrides, frozenset()
-            continue
-        field = model.model_fields.get(part)
-        if field is None:
-            # The name of an environment stands between `environments` and its fields.
-            continue
-        model, hidden = _model_in(field.annotation), frozenset()
-    if model is None:
-        return []
-    names = [field.alias or name for name, field in model.model_fields.items() if name not in hidden]
-    if issubclass(model, Part):
-        names += model.renamed
-    if model is RetryPolicy:
-        names += ["initial_delay", "max_delay"]
-    return names
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model inside an annotation such as ``tuple[StepTemplate, ...]`` or ``RetryPolicy | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in get_args(annotation):
-        model = _model_in(argument)
-        if model is not None:
-            return model
-    return None
+def _told(source: Source, error: ValidationError, below: Path_ = ()) -> list[Problem]:
+    """The problems in ``error``, which is about the value at ``below``."""
+    return [
+        source.problem(message_of(details, (*below, *details["loc"])), (*below, *details["loc"]))
+        for details in error.errors(include_url=False)
+    ]

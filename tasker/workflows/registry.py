@@ -21,10 +21,9 @@ from tasker.workflows.declaration import Workflow
 from tasker.workflows.loading import for_environment, load_template
 from tasker.workflows.model import WorkflowTemplate
 from tasker.workflows.problems import InvalidTemplate, Problem, did_you_mean
+from tasker.workflows.yaml_source import SUFFIXES
 
 T = TypeVar("T")
-
-SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ from ruamel.yaml.nodes import ScalarNode
 
 from tasker.workflows.problems import InvalidTemplate, Problem
 
+SUFFIXES = (".yaml", ".yml")
+"""How the names of templates' files end."""
+
 MAX_BYTES = 2 * 1024 * 1024
 MAX_DEPTH = 32
 MAX_NODES = 200_000
@@ -117,11 +120,13 @@ def read_source(source: Path | str) -> Source:
     """Read one YAML document.
 
     Args:
-        source: a file, or a text.
+        source: a file, or a text; a text that can only be the name of a file is taken as that.
 
     Raises:
         InvalidTemplate: it cannot be read, is not YAML, holds several documents, or is beyond a limit.
     """
+    if isinstance(source, str) and "\n" not in source and source.endswith(SUFFIXES):
+        source = Path(source)
     if isinstance(source, Path):
         return _parse(_read(source), str(source))
     return _parse(source, None)

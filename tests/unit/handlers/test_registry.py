@@ -116,6 +116,7 @@ def generator(ctx: StepContext) -> Any:
         ("os:system", None, "is in module 'os', which engine.handler_modules (" + SHOP),
         ("tests.unit.workflows.shopping.charge", None, f"did you mean '{SHOP}'?"),
         (f"{SHOP}:validate_orders", None, "has nothing called 'validate_orders', did you mean 'validate_order'?"),
+        (f"{SHOP}:dt.datetime", None, "'dt' is a module, reached through another one (name it itself, datetime:…, and"),
         (f"{SHOP}.missing.charge", None, f"the module '{SHOP}.missing' cannot be imported: No module named"),
         (f"{SHOP}:test.<locals>.step", None, "was declared inside a function of another process"),
         (f"{SHOP}.ChargeCard", "refnd", "has no method 'refnd', did you mean 'refund'?"),

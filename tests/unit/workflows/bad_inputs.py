@@ -210,6 +210,67 @@ BAD_TEMPLATES = [
     BadTemplate(
         "no steps", ":5: steps: must have at least one step", text=BASE_TEMPLATE.split("steps:")[0] + "steps: []"
     ),
+    # values of another kind
+    BadTemplate(
+        "steps that are no list",
+        ":5: steps: must be a list, not a mapping",
+        text=BASE_TEMPLATE.split("steps:")[0] + "steps: {validate_order: {}}",
+    ),
+    BadTemplate(
+        "a step that is a word",
+        ":6: step '#1': must be a mapping, not 'validate_order'",
+        text=BASE_TEMPLATE.split("steps:")[0] + "steps:\n  - validate_order",
+    ),
+    BadTemplate(
+        "a retry policy that is a number",
+        ":8: step 'validate_order': retry: must be a mapping, not 3",
+        lines={8: "    retry: 3"},
+    ),
+    BadTemplate(
+        "a flag that is a word",
+        ":8: step 'validate_order': retry.retryable: must be true or false, not 'yes'",
+        lines={8: "    retry: {retryable: yes}"},
+    ),
+    BadTemplate(
+        "a number with a fraction",
+        ":8: step 'validate_order': retry.max_attempts: must be a whole number, not 2.5",
+        lines={8: "    retry: {max_attempts: 2.5}"},
+    ),
+    BadTemplate(
+        "a name that is a number",
+        ":9: step 'validate_order': system_dependency: must be a text, not 7",
+        lines={9: "    system_dependency: 7"},
+    ),
+    BadTemplate(
+        "a timeout of months",
+        ":9: step 'validate_order': timeout_seconds: must be at most 2,592,000, not 10000000",
+        lines={9: "    timeout_seconds: 10000000"},
+    ),
+    BadTemplate(
+        "a callable of nothing",
+        ":7: step 'validate_order': handler.callable: must not be empty",
+        lines={7: "    handler: {callable: ''}"},
+    ),
+    BadTemplate(
+        "a callable with spaces",
+        ":7: step 'validate_order': handler.callable: must not contain spaces",
+        lines={7: "    handler: {callable: shop validate}"},
+    ),
+    BadTemplate(
+        "a callable of pages",
+        ":7: step 'validate_order': handler.callable: must have at most 500 characters",
+        lines={7: f"    handler: {{callable: {'a' * 600}}}"},
+    ),
+    BadTemplate(
+        "a method with a dot",
+        ":7: step 'validate_order': handler.method: must be the name of a method, not 'a.b'",
+        lines={7: "    handler: {callable: shop.Orders, method: a.b}"},
+    ),
+    BadTemplate(
+        "environments that are a list",
+        ":13: environments: must be a mapping, not a list",
+        append="environments: [test]",
+    ),
     # the graph
     BadTemplate(
         "a dependency that does not exist",
@@ -269,6 +330,16 @@ BAD_TEMPLATES = [
         ":7: step 'validate_order': handler.initialization.args[0]: $result names 'ship_order', on which the step does "
         "not depend",
         lines={7: "    handler: {callable: 'celery:shop.validate', initialization: {args: [{$result: ship_order}]}}"},
+    ),
+    BadTemplate(
+        "a Celery task without a name",
+        ":7: step 'validate_order': handler.callable: names no Celery task: write celery:package.tasks.name",
+        lines={7: "    handler: {callable: 'celery:'}"},
+    ),
+    BadTemplate(
+        "a Celery task with a method",
+        ":7: step 'validate_order': handler.method: means nothing for a Celery task",
+        lines={7: "    handler: {callable: 'celery:shop.validate', method: run}"},
     ),
     # environments
     BadTemplate(

@@ -44,6 +44,14 @@ def test_a_template_read_from_a_file_is_told_the_files_name(tmp_path: Path) -> N
     assert caught.value.field == "version"
 
 
+def test_a_files_name_may_be_given_as_a_string(tmp_path: Path) -> None:
+    file = tmp_path / "order.yaml"
+    file.write_text(BASE_TEMPLATE)
+    assert load_template(str(file)).name == "process_order"
+    with pytest.raises(InvalidTemplate, match="cannot be read"):
+        load_template("nowhere.yml")
+
+
 def test_all_problems_are_told_at_once_in_the_order_of_their_lines() -> None:
     text = BASE_TEMPLATE.replace("fulfillment", "Fulfillment").replace("30", "-1").replace("ship_order", "ship-order")
     with pytest.raises(InvalidTemplate) as caught:
