@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tasker.database.connection import Database
-from tests.integration.executors.conftest import Engine
+from tests.integration.executors.engine import Engine
 from tests.integration.executors.test_running_steps import chain
 
 pytestmark = pytest.mark.orchestration

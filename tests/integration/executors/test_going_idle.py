@@ -18,7 +18,7 @@ from tasker.database.connection import Database
 from tasker.executors.executor import ORCHESTRATION_KINDS, ExecutorKind
 from tasker.executors.loop import ExecutorLoop
 from tasker.executors.stop import StopSignal
-from tests.integration.executors.conftest import Engine, wait_for
+from tests.integration.executors.engine import Engine, wait_for
 
 pytestmark = pytest.mark.orchestration
 

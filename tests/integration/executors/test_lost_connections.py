@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tasker.database.connection import Database
-from tests.integration.executors.conftest import Engine, wait_for
+from tests.integration.executors.engine import Engine, wait_for
 from tests.integration.executors.proxy import AnswerLosingProxy
 from tests.integration.executors.test_running_steps import chain
 
@@ -141,16 +140,14 @@ def test_an_executor_that_was_declared_lost_registers_anew_and_drops_what_it_hel
     assert (step["state"], step["losses"], step["fence"]) == ("complete", 1, 2)
 
 
-def test_waiting_for_a_database_ends_with_the_grace_period(
-    engine: Engine, tasker_server: Any, wait: Callable[..., Any] = wait_for
-) -> None:
+def test_waiting_for_a_database_ends_with_the_grace_period(engine: Engine, tasker_server: Any) -> None:
     url = tasker_server.create()
     database = Database(url)
     executor = engine.executor(database=database, grace_seconds=0.3)
     loop = engine.loop(executor)
     thread = threading.Thread(target=loop.run)
     thread.start()
-    wait(lambda: executor.incarnation.registered, "registration")
+    wait_for(lambda: executor.incarnation.registered, "registration")
     tasker_server.drop(url)
     began = time.monotonic()
     engine.stop.set()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.executors.conftest import Engine
+from tests.integration.executors.engine import Engine
 
 pytestmark = pytest.mark.orchestration
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tasker.database import functions
-from tests.integration.executors.conftest import Engine, wait_for
+from tests.integration.executors.engine import Engine, wait_for
 
 pytestmark = pytest.mark.orchestration
 
