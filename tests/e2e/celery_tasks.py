@@ -1,0 +1,20 @@
+"""Plain Celery tasks, as an existing code base has them; workers of these tests get them by ``-I``."""
+
+from __future__ import annotations
+
+import time
+
+from celery import shared_task
+
+
+@shared_task
+def charge_card(amount: int, who: str) -> dict[str, str]:
+    if amount <= 0:
+        raise ValueError(f"cannot charge {amount}")
+    return {"receipt": f"{who}:{amount}"}
+
+
+@shared_task
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
