@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasker.database.embedded.directory import Directory
-from tasker.database.embedded.installation import Installation
+from tasker.database.embedded.installation import Installation, SystemUser, system_user
 from tasker.errors import EmbeddedServerError
 from tests.embedded_support import User, execute, mode_of, postmaster, server_folder, start
 
@@ -97,3 +98,44 @@ def test_a_home_that_cannot_be_written_is_a_clear_error(folder: Path) -> None:
     )
     assert "EmbeddedServerError: cannot use" in result.stderr
     assert "DATABASE_URL" in result.stderr
+
+
+def test_a_closed_umask_does_not_close_the_folders_that_root_makes(folder: Path) -> None:
+    folder.chmod(0o711)
+    before = os.umask(0o077)
+    try:
+        with start(folder / "made" / "for" / "it") as server:
+            assert execute(server.url, "SELECT 1") == 1
+    finally:
+        os.umask(before)
+
+
+def test_the_system_user_is_made_once_by_many_who_miss_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"tasker-test-{os.getpid()}"
+    code = f"from tasker.database.embedded import installation as i; i._SYSTEM_USER = '{name}'; print(i.system_user())"
+    try:
+        makers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        answers = {maker.communicate(timeout=60)[0] for maker in makers}
+        made = pwd.getpwnam(name)
+        assert answers == {f"{SystemUser(name, made.pw_uid, made.pw_gid)}\n"}
+        assert (made.pw_dir, made.pw_shell) == ("/nonexistent", "/usr/sbin/nologin")
+        assert 0 < made.pw_uid < 1000
+    finally:
+        subprocess.run(["userdel", name], check=True, capture_output=True)
+
+
+def test_without_a_way_to_make_a_system_user_root_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(name: str) -> None:
+        raise KeyError(name)
+
+    monkeypatch.setattr(pwd, "getpwnam", nobody)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(EmbeddedServerError, match="useradd is not installed"):
+        system_user()
+
+
+def test_data_of_a_system_user_that_is_gone_are_a_clear_error(folder: Path) -> None:
+    start(folder).release()
+    shutil.chown(folder / "data", 54321)
+    with pytest.raises(EmbeddedServerError, match="user id 54321"):
+        start(folder)

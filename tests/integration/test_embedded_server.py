@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest
 
 from tasker.database.embedded import EmbeddedServer, default_data_directory
 from tasker.database.embedded.directory import Directory
+from tasker.database.embedded.guardian import last_user_gone
 from tasker.database.embedded.installation import Installation, system_user
+from tasker.database.embedded.locks import FileLock
 from tasker.errors import EmbeddedServerError
 from tests.embedded_support import (
     FAST,
@@ -85,6 +88,28 @@ def test_the_guardian_goes_with_the_server(folder: Path) -> None:
     assert len(guardians(folder)) == 1
     server.release()
     wait_for(lambda: not guardians(folder), "the guardian to end")
+
+
+def test_the_guardian_tells_the_log_what_it_could_not_stop(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    start(folder).release()
+    last_user_gone(str(folder))
+    assert capfd.readouterr().err == ""
+    lock = FileLock(Directory(folder).server_lock)  # as held by a process of another container
+    assert lock.try_acquire()
+    last_user_gone(str(folder))
+    assert "cannot be seen from here" in capfd.readouterr().err
+    lock.release()
+
+
+def test_without_an_interpreter_there_is_no_guardian_but_a_server(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for executable in ("/usr/sbin/uwsgi", "", None, "/nowhere/python3"):
+        monkeypatch.setattr(sys, "executable", executable)
+        with start(folder) as server:
+            assert execute(server.url, "SELECT 1") == 1
+            assert not guardians(folder)
+        assert postmaster(folder) is None
 
 
 def test_a_guardian_that_was_killed_is_replaced_when_somebody_looks(folder: Path) -> None:
@@ -232,6 +257,14 @@ def test_the_environment_of_libpq_changes_nothing(folder: Path, monkeypatch: pyt
         monkeypatch.setenv(name, value)
     with start(folder) as server:
         assert execute(server.url, "SELECT current_user || current_database()") == "postgrestasker"
+
+
+def test_a_folder_reached_by_another_name_has_the_same_server(folder: Path) -> None:
+    folder.chmod(0o711)
+    deep, link = folder / ("deep" * 40), folder / "link"
+    link.symlink_to(deep)
+    with start(deep) as server, start(link) as same:
+        assert same.url == server.url
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

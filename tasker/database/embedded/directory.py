@@ -56,7 +56,7 @@ class Directory:
     """
 
     def __init__(self, base: Path) -> None:
-        self.base = base.expanduser().absolute()
+        self.base = base.expanduser().resolve()  # one spelling for all processes
         self.users_lock = self.base / "users.lock"
         self.start_lock = self.base / "start.lock"
         self.server_lock = self.base / "server.lock"
@@ -98,11 +98,12 @@ class Directory:
             ) from error
 
     def _make_base(self) -> None:
-        if not self.base.parent.exists():
-            self.base.parent.mkdir(parents=True, exist_ok=True)
+        missing = [folder for folder in self.base.parents if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
             if os.geteuid() == 0:
                 # Root's umask may close what it makes, while the system user must pass.
-                self.base.parent.chmod(self.base.parent.stat().st_mode | 0o111)
+                folder.chmod(folder.stat().st_mode | 0o111)
         self.base.mkdir(mode=0o700, exist_ok=True)
 
     @property
@@ -110,15 +111,14 @@ class Directory:
         """The folder of the unix socket; the same for every process, whatever its environment.
 
         Below the base, unless the path would be too long for a socket or holds characters that PostgreSQL's settings
-        give a meaning to; then in ``/tmp``, named after the base folder, so never found by guessing alone: its owner
-        and mode are checked before use.
+        give a meaning to; then in ``/tmp``, where its owner and mode are checked before use.
         """
         inside = self.base / "socket"
         plain = re.fullmatch(r"[\w./+~-]+", str(inside), re.ASCII) is not None
         if plain and len(os.fsencode(inside / _SOCKET)) <= _SOCKET_PATH_BYTES:
             return inside
-        # The inode makes a folder that was removed and made anew another one: its old server may still hold the name.
-        identity = f"{self.base}-{self.base.stat().st_ino}"
+        found = self.base.stat()
+        identity = f"{found.st_dev} {found.st_ino}"
         return Path(f"/tmp/tasker-{os.geteuid()}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}")
 
     @property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import grp
 import importlib.metadata
 import importlib.util
 import os
 import pwd
 import shutil
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -74,35 +75,48 @@ def system_user() -> SystemUser | None:
     """
     if os.geteuid() != 0:
         return None
-    reason = "useradd is not installed"
-    deadline = time.monotonic() + 10
-    while True:
+    with contextlib.suppress(KeyError):
+        return existing_system_user(pwd.getpwnam(_SYSTEM_USER).pw_uid)
+    reason = _make_system_user()
+    for name in (_SYSTEM_USER, "postgres"):
         with contextlib.suppress(KeyError):
-            return existing_system_user(pwd.getpwnam(_SYSTEM_USER).pw_uid)
-        command = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-        if command is None:
-            break
+            return existing_system_user(pwd.getpwnam(name).pw_uid)
+    raise EmbeddedServerError(
+        f"PostgreSQL does not run as root, and the system user '{_SYSTEM_USER}' could not be made: {reason}",
+        hint=f"make it (useradd --system --user-group {_SYSTEM_USER}), run as another user, or set DATABASE_URL",
+    )
+
+
+def _make_system_user() -> str:
+    """Make the system user unless somebody else just did; why it could not be made, if so."""
+    command = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if command is None:
+        return "useradd is not installed"
+    try:
+        grp.getgrnam(_SYSTEM_USER)
+    except KeyError:
+        group = ["--user-group"]
+    else:
+        group = ["--gid", _SYSTEM_USER]
+    # One at a time: two useradds at once both succeed, and the second replaces the first one's user.
+    folder = os.open("/etc", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with contextlib.suppress(KeyError):
+            pwd.getpwnam(_SYSTEM_USER)
+            return ""
         made = subprocess.run(
             [
-                *(command, "--system", "--user-group", "--no-create-home"),
-                *("--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", _SYSTEM_USER),
+                *(command, "--system", *group, "--no-create-home", "--home-dir", "/nonexistent"),
+                *("--shell", "/usr/sbin/nologin", _SYSTEM_USER),
             ],
             capture_output=True,
             text=True,
             check=False,
         )
-        reason = made.stderr.strip()
-        # 1, 9, 10: another process changes the files at this moment, or just made the user.
-        if made.returncode not in {0, 1, 9, 10} or time.monotonic() > deadline:
-            break
-        time.sleep(0.05)
-    try:
-        return existing_system_user(pwd.getpwnam("postgres").pw_uid)
-    except KeyError:
-        raise EmbeddedServerError(
-            f"PostgreSQL does not run as root, and the system user '{_SYSTEM_USER}' could not be made: {reason}",
-            hint=f"make it (useradd --system --user-group {_SYSTEM_USER}), run as another user, or set DATABASE_URL",
-        ) from None
+    finally:
+        os.close(folder)
+    return made.stderr.strip()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ of process ids has to be kept true. Three rules follow:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import time
@@ -20,13 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasker.errors import EmbeddedServerError
-
-try:
-    import fcntl
-except ImportError as error:  # pragma: no cover - Windows
-    raise EmbeddedServerError(
-        "the embedded PostgreSQL needs a Unix system", hint="set DATABASE_URL to a PostgreSQL server"
-    ) from error
 
 # Locks that a thread of this process holds for a moment: a child forked in that moment inherits the open file.
 _not_for_children: set[int] = set()

@@ -170,8 +170,8 @@ class Postmaster:
                 )
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(
-                    f"the embedded PostgreSQL in {self.directory.base} is not ready after {timeout_seconds:g} s "
-                    f"(it goes on starting); its log ({self.directory.log}) ends:\n{self.log_tail(after=log_start)}"
+                    f"the embedded PostgreSQL in {self.directory.base} is not ready after {timeout_seconds:g} "
+                    f"s; its log ({self.directory.log}) ends:\n{self.log_tail(after=log_start)}"
                 )
             time.sleep(0.01)
 
@@ -290,14 +290,17 @@ class Postmaster:
         # What a postmaster does to its backends after a crash: QUIT, and KILL five seconds later. What they had
         # not committed is rolled back by crash recovery.
         for number, seconds in ((signal.SIGQUIT, _QUIT_SECONDS), (signal.SIGKILL, _QUIT_SECONDS)):
-            for pid in self._survivors():
+            survivors = self._survivors()
+            for pid in survivors:
                 _signal(pid, number)
-            if self._wait_gone(seconds):
+            if self._wait_gone(seconds if survivors else _GRACE_SECONDS):
                 return
+        survivors = self._survivors()
         raise EmbeddedServerError(
-            f"a process that cannot be seen from here still runs on {self.directory.base} (another container or host)"
-            if not self._survivors()
-            else f"processes {self._survivors()} of the embedded PostgreSQL in {self.directory.base} do not end"
+            f"processes {survivors} of the embedded PostgreSQL in {self.directory.base} do not end"
+            if survivors
+            else f"a process that cannot be seen from here (in another container, on another host) runs the embedded "
+            f"PostgreSQL in {self.directory.base}"
         )
 
     def _wait_gone(self, timeout_seconds: float, give_up: Callable[[], bool] = lambda: False) -> bool:
