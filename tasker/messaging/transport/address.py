@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote, urlencode
 
 from psycopg import ProgrammingError, conninfo
 
@@ -48,9 +49,8 @@ def broker_url_of(dsn: str) -> str:
     scheme, separator, rest = dsn.partition("://")
     if separator and scheme.partition("+")[0] in ("postgresql", "postgres"):
         return f"{SCHEME}://{rest}"
-    from urllib.parse import urlencode
-
-    return f"{SCHEME}:///?{urlencode(conninfo.conninfo_to_dict(dsn))}"
+    # libpq's URLs know %20 for a space, and not the + of forms.
+    return f"{SCHEME}:///?{urlencode(conninfo.conninfo_to_dict(dsn), quote_via=quote)}"
 
 
 def masked(url: str, mask: str = "**") -> str:

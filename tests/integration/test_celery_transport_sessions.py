@@ -1,0 +1,245 @@
+"""What a reader holds is tied to its session: what happens when sessions and processes end, in every way they can."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+from kombu import Connection, Consumer, Exchange, Producer, Queue
+
+from tasker.messaging.transport.address import broker_url_of
+from tasker.messaging.transport.registration import register
+
+register()
+
+DEADLINE_SECONDS = 20.0
+JOBS = Queue("jobs")
+LETTERS = Queue("letters", Exchange("post", "fanout"), auto_delete=True, expires=5.0)
+
+
+@pytest.fixture
+def url(tasker_database_url: str) -> str:
+    return broker_url_of(tasker_database_url)
+
+
+@pytest.fixture
+def admin(tasker_database_url: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(tasker_database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def broker(url: str) -> Iterator[Connection]:
+    with Connection(url) as connection:
+        yield connection
+
+
+def send(connection: Connection, body: object) -> None:
+    Producer(connection.default_channel).publish(body, exchange="", routing_key="jobs", serializer="json")
+
+
+def post(connection: Connection, body: object) -> None:
+    Producer(connection.default_channel).publish(body, exchange="post", routing_key="", serializer="json")
+
+
+def read(connection: Connection, queue: Queue, count: int) -> list[Any]:
+    messages: list[Any] = []
+    Consumer(connection.channel(), [queue], on_message=messages.append).consume()
+    while len(messages) < count:
+        connection.drain_events(timeout=DEADLINE_SECONDS)
+    return messages
+
+
+def count(admin: psycopg.Connection, table: str) -> int:
+    (found,) = admin.execute(f"SELECT count(*) FROM {table}").fetchone() or (None,)
+    return int(found)
+
+
+def tend(admin: psycopg.Connection) -> int:
+    (returned,) = admin.execute("SELECT tasker.celery_tend()").fetchone() or (None,)
+    return int(returned)
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.02)
+
+
+def end_session(admin: psycopg.Connection) -> None:
+    """End the broker sessions of this process, as a server that restarts does."""
+    admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tasker-broker'")
+    wait_until(lambda: sessions(admin) == 0, "the session to end")
+
+
+def sessions(admin: psycopg.Connection) -> int:
+    return count(admin, "pg_stat_activity WHERE application_name = 'tasker-broker'")
+
+
+def test_messages_of_a_dead_reader_return_and_those_of_a_living_one_stay(
+    url: str, broker: Connection, admin: psycopg.Connection
+) -> None:
+    with Connection(url) as doomed:
+        for number in range(2):
+            send(broker, number)
+        (held,) = read(broker, JOBS, 1)
+        read(doomed, JOBS, 1)
+        assert tend(admin) == 0
+        (pid,) = admin.execute(
+            "SELECT l.pid FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = 1413567307 AND l.objid ="
+            " (SELECT max(consumer) FROM tasker.celery_consumers)"
+        ).fetchone() or (None,)
+        admin.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        wait_until(lambda: tend(admin) == 1, "its message to return")
+    assert count(admin, "pgmq.q_celery_jobs WHERE vt <= now()") == 1
+    assert count(admin, "tasker.celery_consumers") == 1
+    held.ack()
+    assert count(admin, "pgmq.q_celery_jobs") == 1
+
+
+def test_a_reader_that_dies_while_its_child_lives_holds_nothing(url: str, admin: psycopg.Connection) -> None:
+    program = f"""
+import os, sys, time
+sys.path.insert(0, {str(os.getcwd())!r})
+from tests.integration.test_celery_transport_sessions import *
+connection = Connection({url!r})
+send(connection, 1)
+read(connection, JOBS, 1)
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        assert sessions(admin) == 1
+        parent.kill()
+        parent.wait(DEADLINE_SECONDS)
+        wait_until(lambda: tend(admin) == 1, "the message to return")
+        os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        parent.stdout.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_that_closes_what_it_inherited_does_not_harm_its_parent(
+    broker: Connection, admin: psycopg.Connection
+) -> None:
+    send(broker, 1)
+    (message,) = read(broker, JOBS, 1)
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            broker.close()
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert sessions(admin) == 1
+    message.ack()
+    send(broker, 2)
+    assert count(admin, "pgmq.q_celery_jobs") == 1
+
+
+def test_a_task_done_while_the_session_was_lost_is_acknowledged_by_the_next_one(
+    broker: Connection, admin: psycopg.Connection
+) -> None:
+    for number in range(2):
+        send(broker, number)
+    done, _ = read(broker, JOBS, 2)
+    end_session(admin)
+    with pytest.raises(broker.connection_errors):
+        broker.drain_events(timeout=1)
+    done.ack()
+    assert count(admin, "pgmq.q_celery_jobs") == 2
+    broker.collect()
+    assert tend(admin) == 2
+    (again,) = read(broker, JOBS, 1)
+    assert again.payload == 1
+    assert count(admin, "pgmq.q_celery_jobs") == 1
+
+
+def test_sending_goes_on_after_the_session_was_lost(broker: Connection, admin: psycopg.Connection) -> None:
+    send(broker, 1)
+    end_session(admin)
+    producer = Producer(broker)
+    producer.publish(2, exchange="", routing_key="jobs", serializer="json", retry=True, retry_policy={"max_retries": 3})
+    assert count(admin, "pgmq.q_celery_jobs") == 2
+
+
+def test_a_mailbox_ends_with_its_reader_however_that_ends(
+    url: str, broker: Connection, admin: psycopg.Connection
+) -> None:
+    with Connection(url) as reader:
+        read(reader, LETTERS, 0)
+        post(broker, "hello")
+        reader.drain_events(timeout=DEADLINE_SECONDS)
+        assert count(admin, "tasker.celery_mailboxes") == 1
+    for table in ("celery_mailboxes", "celery_bindings", "celery_mail"):
+        assert count(admin, f"tasker.{table}") == 0
+
+    with Connection(url) as reader:
+        read(reader, LETTERS, 0)
+        end_session(admin)
+    with Connection(url) as sender:
+        post(sender, "unread")
+    assert tend(admin) == 0
+    assert count(admin, "tasker.celery_mailboxes") == 1
+    admin.execute("UPDATE tasker.celery_mailboxes SET seen_at = seen_at - interval '6 seconds'")
+    tend(admin)
+    for table in ("celery_mailboxes", "celery_bindings", "celery_mail", "celery_consumers"):
+        assert count(admin, f"tasker.{table}") == 0
+
+
+def test_mail_is_kept_no_longer_than_it_is_good_for(broker: Connection, admin: psycopg.Connection) -> None:
+    queue = Queue("letters", Exchange("post", "fanout"), auto_delete=True, message_ttl=10.0)
+    got = read(broker, queue, 0)
+    post(broker, "old")
+    admin.execute("UPDATE tasker.celery_mail SET expires_at = expires_at - interval '11 seconds'")
+    post(broker, "new")
+    broker.drain_events(timeout=DEADLINE_SECONDS)
+    assert [message.payload for message in got] == ["new"]
+    post(broker, "unread")
+    admin.execute("UPDATE tasker.celery_mail SET expires_at = expires_at - interval '11 seconds'")
+    tend(admin)
+    assert count(admin, "tasker.celery_mail") == 0
+
+
+def test_a_second_reader_of_one_mailbox_is_told_of_the_first(url: str, broker: Connection) -> None:
+    assert LETTERS(broker.default_channel).queue_declare().consumer_count == 0
+    assert LETTERS(broker.default_channel).queue_declare().consumer_count == 0
+    with Connection(url) as other:
+        assert LETTERS(other.default_channel).queue_declare().consumer_count == 1
+
+
+def test_readers_can_be_many_and_none_is_left(url: str, admin: psycopg.Connection) -> None:
+    for _ in range(50):
+        with Connection(url) as connection:
+            read(connection, LETTERS, 0)
+            read(connection, JOBS, 0)
+    for table in ("celery_mailboxes", "celery_mail", "celery_consumers"):
+        assert count(admin, f"tasker.{table}") == 0
+    assert sessions(admin) == 0
+
+
+def test_the_functions_touch_celerys_queues_only(admin: psycopg.Connection) -> None:
+    admin.execute("SELECT pgmq.create('shop_queue'), pgmq.send('shop_queue', '{}')")
+    poll = '{"consumer": 1, "done": {"shop_queue": [1]}, "queues": ["shop_queue"], "limit": 5, "mail_limit": 0}'
+    assert admin.execute("SELECT * FROM tasker.celery_poll(%s)", (poll,)).fetchall() == []
+    assert admin.execute("SELECT tasker.celery_set_aside('shop_queue', 1)").fetchone() == (False,)
+    assert admin.execute("SELECT tasker.celery_purge('shop_queue')").fetchone() == (0,)
+    admin.execute("SELECT tasker.celery_delete('shop_queue')")
+    assert count(admin, "pgmq.q_shop_queue") == 1
+    with pytest.raises(psycopg.Error, match="not a name for a Celery queue"):
+        admin.execute("SELECT tasker.celery_declare_queue('x', 'shop_queue')")
