@@ -15,7 +15,7 @@ def end_with_parent() -> None:
     """Have this process sent SIGTERM when its parent is gone, however it went."""
     parent = os.getppid()
     if sys.platform == "linux":
-        from billiard.compat import set_pdeathsig
+        from billiard.util import set_pdeathsig
 
         set_pdeathsig(signal.SIGTERM)
         if os.getppid() != parent:  # it died before it could have been noticed
