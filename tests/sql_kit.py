@@ -1,4 +1,4 @@
-"""Driving the SQL core by its contract, from tests: templates, tasks, executors, and the invariants that always hold."""
+"""Driving the SQL core by its contract, from tests: templates, tasks, executors, and what must always hold."""
 
 from __future__ import annotations
 
@@ -308,7 +308,8 @@ INVARIANTS: dict[str, str] = {
         JOIN tasker.workflow_steps AS s ON s.task_uuid = w.task_uuid AND s.position = w.position
         WHERE NOT (w.kind = 'retry' AND s.state IN ('waiting_for_retry', 'enqueued')
                 OR w.kind = 'deadline' AND s.state = 'in_progress'
-                OR w.kind = 'deadline' AND s.state IN ('cancelled', 'resolved_manually') AND w.due_at <= tasker.now())""",
+                OR w.kind = 'deadline' AND s.state IN ('cancelled', 'resolved_manually')
+                   AND w.due_at <= tasker.now())""",
     "a step in error has one open dead letter": """
         SELECT s.task_uuid, s.position FROM tasker.workflow_steps AS s JOIN tasker.tasks AS t USING (task_uuid)
         WHERE s.state = 'error' AND t.state NOT IN ('cancelled', 'resolved_manually')

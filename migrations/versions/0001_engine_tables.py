@@ -3,8 +3,8 @@
 Revision ID: 0001
 Revises:
 
-Functions are not made here: they are files in ``migrations/functions``, applied after all revisions. The CHECK that holds
-audit rows to the allowed transitions is made from two of them, by ``tasker.ensure_transition_checks()``.
+Functions are not made here: they are files in ``migrations/functions``, applied after all revisions. The CHECK that
+holds audit rows to the allowed transitions is made from two of them, by ``tasker.ensure_transition_checks()``.
 
 Three rules explain most of what looks unusual below:
 
@@ -359,7 +359,7 @@ COMMENT ON TABLE tasker.dead_letters IS
 SELECT pgmq.create(queue)
 FROM unnest(ARRAY['task_requests_queue', 'orchestration_step_results', 'step_enqueue', 'task_finalization']) AS queue
 WHERE queue NOT IN (SELECT queue_name FROM pgmq.list_queues());
-"""
+"""  # noqa: E501 - comments that stand in the catalog are not wrapped
 
 
 def upgrade() -> None:

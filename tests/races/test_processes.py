@@ -18,7 +18,8 @@ import sys, json
 from tests.sql_kit import Core
 core = Core(sys.argv[1])
 sys.stdin.readline()
-row = core.rows("SELECT claimed, reason, already_claimed_by FROM tasker.claim_task_for_finalization(%s, %s)", sys.argv[2], sys.argv[3])[0]
+claim = "SELECT claimed, reason, already_claimed_by FROM tasker.claim_task_for_finalization(%s, %s)"
+row = core.rows(claim, sys.argv[2], sys.argv[3])[0]
 print(json.dumps([sys.argv[3], *row]))
 """
 
@@ -104,7 +105,8 @@ def test_eight_processes_completing_the_same_joins_lose_none_and_double_none(cor
     assert sum(a["accepted"] for a in answers) == tasks * 10  # type: ignore[index,call-overload]
     assert core.rows("SELECT state, count(*) FROM tasker.tasks GROUP BY 1") == [("complete", tasks)]
     assert core.rows("SELECT max(attempts), min(attempts), sum(losses) FROM tasker.workflow_steps") == [(1, 1, 0)]
-    completed = "SELECT count(*), count(DISTINCT (task_uuid, position)) FROM tasker.workflow_step_transitions WHERE to_state = 'complete'"
+    completed = """SELECT count(*), count(DISTINCT (task_uuid, position))
+                   FROM tasker.workflow_step_transitions WHERE to_state = 'complete'"""
     assert core.rows(completed) == [(tasks * 10, tasks * 10)]
     ended = "SELECT count(*), count(DISTINCT task_uuid) FROM tasker.task_transitions WHERE to_state = 'complete'"
     assert core.rows(ended) == [(tasks, tasks)]

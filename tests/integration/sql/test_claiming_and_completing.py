@@ -199,7 +199,9 @@ def test_retry_after_is_honoured_and_bounded(core: Core) -> None:
     one, two = worker.claim()
     worker.fail([one], retry_after_seconds=90)
     worker.fail([two], retry_after_seconds=1e12)
-    waits = [row[0] for row in core.rows("SELECT extract(epoch FROM due_at - set_at) FROM tasker.step_timers ORDER BY 1")]
+    waits = [
+        row[0] for row in core.rows("SELECT extract(epoch FROM due_at - set_at) FROM tasker.step_timers ORDER BY 1")
+    ]
     assert waits == [90, 30 * 86400]
 
 
@@ -389,8 +391,8 @@ def test_waiters_are_named_when_a_task_ends(core: Core) -> None:
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 @pytest.mark.parametrize("function", ["claim_steps", "complete_steps", "recover_lost_steps", "finalize_task"])
 def test_claiming_and_completing_refuse_other_isolation_levels(core: Core, function: str, level: str) -> None:
-    with pytest.raises(psycopg.Error) as caught, core.connection.transaction():
-        core.connection.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")  # type: ignore[arg-type]
+    core.connection.execute(f"SET default_transaction_isolation = '{level.lower()}'")  # type: ignore[arg-type]
+    with pytest.raises(psycopg.Error) as caught:
         core.call(function, {})
     assert caught.value.sqlstate == "TK007"
 

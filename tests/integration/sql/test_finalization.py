@@ -149,7 +149,8 @@ def test_rule_22_messages_of_unknown_and_reopened_tasks_are_used_up(core: Core) 
     worker.fail(worker.claim())
     core.call("retry_task", {"task_uuid": task, "by": "me"})
     core.rows_affected(
-        "INSERT INTO pgmq.q_task_finalization (vt, message) VALUES (now(), jsonb_build_object('task_uuid', tasker.uuid7()))"
+        """INSERT INTO pgmq.q_task_finalization (vt, message)
+           VALUES (now(), jsonb_build_object('task_uuid', tasker.uuid7()))"""
     )
     assert claim_batch(core, "f1") == []
     assert core.depth("task_finalization") == 0
@@ -181,7 +182,8 @@ def test_every_attempt_is_recorded_with_its_outcome_and_duration(core: Core, fin
     core.move_clock(5)
     finalize(core, finished, "f2", number)
     rows = core.rows(
-        "SELECT processor, action, outcome, duration_ms >= 0, round(held_ms / 1000) FROM tasker.finalization_attempts ORDER BY at"
+        """SELECT processor, action, outcome, duration_ms >= 0, round(held_ms / 1000)
+           FROM tasker.finalization_attempts ORDER BY at"""
     )
     assert rows == [
         ("f1", "claim", "claimed", True, None),

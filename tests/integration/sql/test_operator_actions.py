@@ -68,7 +68,9 @@ def test_resolving_a_failed_step_by_hand_satisfies_its_dependents(core: Core) ->
     (task,) = core.create("order")
     worker = core.executor()
     worker.fail(worker.claim())
-    answer = core.call("resolve_step", {"task_uuid": task, "step": "a", "results": {"n": 7}, "by": "ann", "reason": "ok"})
+    answer = core.call(
+        "resolve_step", {"task_uuid": task, "step": "a", "results": {"n": 7}, "by": "ann", "reason": "ok"}
+    )
     assert answer["task_state"] == "in_progress"
     worker.claim()
     assert worker.last["results"] == {task: {"0": {"n": 7}}}
@@ -257,7 +259,8 @@ def test_a_checked_context_is_admitted_at_once(core: Core) -> None:
 def test_requests_by_message_create_tasks_and_bad_ones_go_to_dead_letters(core: Core) -> None:
     core.register("order", {"a": []})
     core.rows_affected(
-        """SELECT tasker.queue_send('task_requests_queue', ARRAY['{"namespace": "shop", "name": "order"}', '{"x": 1}']::jsonb[])"""
+        """SELECT tasker.queue_send('task_requests_queue',
+                                    ARRAY['{"namespace": "shop", "name": "order"}', '{"x": 1}']::jsonb[])"""
     )
     good, bad = core.rows("SELECT msg_id, message FROM tasker.queue_read('task_requests_queue', 30, 10) ORDER BY 1")
     answer = core.call(
@@ -283,7 +286,12 @@ def test_a_request_refused_by_sql_leaves_all_messages_where_they_are(core: Core)
     with pytest.raises(psycopg.Error):
         core.call(
             "process_task_requests",
-            {"messages": [{"msg_id": 1, "request": {"namespace": "shop", "name": "order"}}, {"msg_id": 2, "request": {}}]},
+            {
+                "messages": [
+                    {"msg_id": 1, "request": {"namespace": "shop", "name": "order"}},
+                    {"msg_id": 2, "request": {}},
+                ]
+            },
         )
     assert core.one("SELECT count(*) FROM tasker.tasks") == 0
 

@@ -18,14 +18,16 @@ FILL = """
 WITH made AS MATERIALIZED (
     SELECT g AS n, tasker.uuid7() AS task_uuid FROM generate_series(1, {tasks}) AS g
 ), t AS (
-    INSERT INTO tasker.tasks (task_uuid, named_task_id, state, total, active, open, failed, skipped, created_at, admitted_at,
-                              finished_at, finalized_at)
+    INSERT INTO tasker.tasks (task_uuid, named_task_id, state, total, active, open, failed, skipped, created_at,
+                              admitted_at, finished_at, finalized_at)
     SELECT task_uuid, 1, 'complete', 4, 0, 0, 0, 0, now(), now(), now(), now() FROM made
 ), c AS (
     INSERT INTO tasker.task_contexts SELECT task_uuid, '{{"n": 1}}' FROM made
 )
-INSERT INTO tasker.workflow_steps (task_uuid, position, step_uuid, state, unmet, fence, attempts, executor, finished_at, results)
-SELECT m.task_uuid, p, tasker.step_uuid(m.task_uuid, p, 0), 'complete', 0, 1, 1, tasker.uuid7(), now(), '{{"ok": true}}'
+INSERT INTO tasker.workflow_steps (task_uuid, position, step_uuid, state, unmet, fence, attempts, executor, finished_at,
+                                   results)
+SELECT m.task_uuid, p, tasker.step_uuid(m.task_uuid, p, 0), 'complete', 0, 1, 1, tasker.uuid7(), now(),
+       '{{"ok": true}}'
 FROM made AS m CROSS JOIN generate_series(0, 3) AS p
 """
 

@@ -351,7 +351,8 @@ def test_rule_11_a_due_timer_starts_a_parked_step(core: Core) -> None:
     core.rows_affected("DELETE FROM pgmq.q_shop_queue")
     core.rows_affected(
         """INSERT INTO tasker.step_timers (task_uuid, position, kind, queue, due_at, set_at, fence)
-           SELECT task_uuid, 0, 'retry', 'shop_queue', tasker.now() + interval '9 s', tasker.now(), 0 FROM tasker.tasks"""
+           SELECT task_uuid, 0, 'retry', 'shop_queue', tasker.now() + interval '9 s', tasker.now(), 0
+           FROM tasker.tasks"""
     )
     worker = core.executor()
     assert worker.claim() == []
