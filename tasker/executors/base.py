@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+GOOD_BYE_SECONDS = 2.0
+"""Longest wait for a database that is away when there is nothing left but to deregister."""
+
 
 class RegisteredExecutor(ABC):
     """An executor as the ``executors`` table knows it.
@@ -115,6 +118,7 @@ class RegisteredExecutor(ABC):
         incarnation = self._incarnation
         if not incarnation.registered:
             return
+        self.grace.shorten(GOOD_BYE_SECONDS)
         with self._identity:
             incarnation.registered = False  # a heartbeat under way that finds it gone means nothing
         request = {"executor": incarnation.executor, "finished": incarnation.ledger.take_finished()}

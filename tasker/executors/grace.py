@@ -33,6 +33,12 @@ class GracePeriod:
             if self._ends_at is None:
                 self._ends_at = time.monotonic() + (self._seconds if seconds is None else seconds)
 
+    def shorten(self, seconds: float) -> None:
+        """Allow at most ``seconds`` from now on: what is left to do is not worth waiting longer."""
+        with self._lock:
+            ends_at = time.monotonic() + seconds
+            self._ends_at = ends_at if self._ends_at is None else min(self._ends_at, ends_at)
+
     @property
     def begun(self) -> bool:
         """Whether the executor shall stop; notices the signal."""

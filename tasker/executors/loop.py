@@ -137,7 +137,11 @@ class ExecutorLoop:
             else lifetime_seconds * random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)
         )
         with _Run(self, statistics):
-            statistics.ended = self._run(statistics, lifetime)
+            try:
+                self._start()
+                statistics.ended = self._run(statistics, lifetime)
+            except GaveUp:
+                statistics.ended = "stopped"  # before the database answered
         return statistics
 
     def drain_all(self) -> int:
@@ -154,6 +158,7 @@ class ExecutorLoop:
         statistics = LoopStatistics(ended="idle")
         deadline = time.monotonic() + timeout_seconds
         with _Run(self, statistics):
+            self._start()
             while not self._stop.is_set():
                 self._wake.clear()
                 # Asked before: what ends while the others are drained may have made work for them.
@@ -276,6 +281,9 @@ class ExecutorLoop:
             taken = slot.executor.drain(slot.batch_size)
         except GaveUp:
             return 0  # only once told to stop
+        except ExecutorLost:
+            slot.poke()  # the next drain registers anew
+            return 0
         except Exception:
             if raising:
                 raise
@@ -303,7 +311,7 @@ class ExecutorLoop:
 
 
 class _Run:
-    """The frame of one run: start, time, counters, and rest at its end."""
+    """The frame of one run: its time and counters, and rest at its end."""
 
     def __init__(self, loop: ExecutorLoop, statistics: LoopStatistics) -> None:
         self._loop = loop
@@ -312,7 +320,6 @@ class _Run:
     def __enter__(self) -> None:
         self._begun = time.monotonic()
         self._before = {slot.executor.kind.value: slot.executor.counters.snapshot() for slot in self._loop._slots}
-        self._loop._start()
 
     def __exit__(self, *_: object) -> None:
         for slot in self._loop._slots:

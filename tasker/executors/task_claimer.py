@@ -10,6 +10,9 @@ from tasker.executors.executor import ExecutorKind
 from tasker.executors.orchestration import OrchestrationExecutor
 from tasker.workflows.registry import TemplateRegistry
 
+ADMISSION = "admission"
+"""No queue, but heard of like one: its channel is notified when a task is created that has to wait for admission."""
+
 
 class TaskClaimer(OrchestrationExecutor):
     """Claims tasks by priority and age, checks contexts that nobody has checked, and enqueues their first steps.
@@ -21,7 +24,7 @@ class TaskClaimer(OrchestrationExecutor):
     """
 
     def __init__(self, *, templates: TemplateRegistry, claim_timeout_seconds: float, **shared: Any) -> None:
-        super().__init__(ExecutorKind.TASK_CLAIMER, (), **shared)
+        super().__init__(ExecutorKind.TASK_CLAIMER, (ADMISSION,), **shared)
         self._templates = templates
         self._claim_timeout_seconds = claim_timeout_seconds
 

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
+from tasker.config.sections import DatabaseSettings
+from tasker.config.settings import Settings
+from tasker.core import OrchestrationCore
 from tasker.database.connection import Database
+from tasker.executors.executor import ORCHESTRATION_KINDS
+from tasker.executors.stop import StopSignal
 from tests.integration.executors.engine import Engine, wait_for
 from tests.integration.executors.proxy import AnswerLosingProxy
 from tests.integration.executors.test_running_steps import chain
@@ -157,3 +162,41 @@ def test_waiting_for_a_database_ends_with_the_grace_period(engine: Engine, taske
 
     assert not thread.is_alive()
     assert time.monotonic() - began < 10
+
+
+def test_orchestration_executors_that_were_declared_lost_register_anew(engine: Engine) -> None:
+    settings = Settings(database=DatabaseSettings(url=engine.database.url))
+    stop = StopSignal()
+    with (
+        OrchestrationCore.from_settings(settings) as core,
+        core.build_loop(ORCHESTRATION_KINDS, stop=stop, worker="test") as loop,
+    ):
+        loop.run_until_idle()
+        before = set(engine.rows("SELECT executor FROM tasker.executors"))
+        _declare_lost(engine)
+        # As their heartbeats would find out.
+        for slot in loop._slots:
+            slot.executor.beat(slot.executor._link)
+        loop.run_until_idle()
+        alive = set(engine.rows("SELECT executor FROM tasker.executors WHERE lost_at IS NULL"))
+    stop.close()
+
+    assert len(before) == len(alive) == 5
+    assert before.isdisjoint(alive)
+
+
+def test_a_loop_that_is_stopped_before_the_database_ever_answered_ends(engine: Engine) -> None:
+    stop = StopSignal()
+    database = Database("postgresql:///nowhere?host=/nowhere/at/all")
+    executor = engine.executor(database=database, stop=stop, grace_seconds=0)
+    loop = engine.loop(executor, stop=stop)
+    ended: list[str] = []
+    thread = threading.Thread(target=lambda: ended.append(loop.run().ended))
+    thread.start()
+    wait_for(lambda: engine.circuits.get("database").failures > 0, "a first attempt")
+    stop.set()
+    thread.join(20)
+    loop.close()
+
+    assert ended == ["stopped"]
+    stop.close()
