@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -270,7 +271,7 @@ def _sentence(transition: TransitionRecord) -> str:
 def _json(text: str, what: str) -> Any:
     """The JSON value in ``text``, in the file after ``@``, or on standard input for ``-``."""
     if text == "-":
-        text = click.get_text_stream("stdin").read()
+        text = sys.stdin.read()
     elif text.startswith("@"):
         try:
             text = Path(text[1:]).read_text(encoding="utf-8")

@@ -99,17 +99,27 @@ def apply(connection: psycopg.Connection[Any], files: dict[str, FunctionFile], c
         SchemaVersionError: a file does not apply; the message names it.
     """
     connection.execute("SET LOCAL check_function_bodies = off")
-    for name in changes.vanished:
+    waiting = [files[name] for name in (*changes.added, *changes.changed)]
+    try:
+        with connection.transaction():
+            _apply_all(connection, waiting, changes.vanished)
+    except pg_errors.DependentObjectsStillExist:
+        # Something that must be dropped is used by views. Ours are made anew; others' are others' to decide about.
+        views = [file for file in files.values() if _drop_view(connection, file.name)]
+        _apply_all(connection, list(dict.fromkeys([*waiting, *views])), changes.vanished)
+    connection.execute("RESET check_function_bodies")
+
+
+def _apply_all(connection: psycopg.Connection[Any], waiting: Sequence[FunctionFile], vanished: Iterable[str]) -> None:
+    for name in vanished:
         _drop(connection, _objects(connection, name))
         connection.execute("DELETE FROM tasker.schema_functions WHERE name = %s", (name,))
-    waiting = [files[name] for name in (*changes.added, *changes.changed)]
     while waiting:
         postponed, reason = _round(connection, waiting)
         if len(postponed) == len(waiting):
             names = ", ".join(f"{file.name}.sql" for file in postponed)
             raise SchemaVersionError(f"migrations/functions does not apply: {names}: {reason}") from reason
         waiting = postponed
-    connection.execute("RESET check_function_bodies")
 
 
 def _round(
@@ -124,6 +134,8 @@ def _round(
         except _NOT_YET as error:
             postponed.append(file)
             reason = error
+        except pg_errors.DependentObjectsStillExist:
+            raise
         except psycopg.Error as error:
             raise SchemaVersionError(f"migrations/functions/{file.name}.sql does not apply: {error}") from error
     return postponed, reason
@@ -162,6 +174,13 @@ def _objects(connection: psycopg.Connection[Any], name: str) -> list[tuple[str, 
 def signatures_sql(name: str) -> str:
     """An SQL expression: the identities of all functions and views of that name, as ``apply`` records them."""
     return f"ARRAY(SELECT identity FROM ({_OBJECTS_SQL.format(name=name)}) AS made (kind, identity))"
+
+
+def _drop_view(connection: psycopg.Connection[Any], name: str) -> bool:
+    """Drop the view of that name; whether there was one."""
+    views = [(kind, identity) for kind, identity in _objects(connection, name) if kind == "VIEW"]
+    _drop(connection, views)
+    return bool(views)
 
 
 def _drop(connection: psycopg.Connection[Any], objects: Iterable[tuple[str, str]]) -> None:

@@ -13,6 +13,7 @@ ROLES = ("tasker_client", "tasker_worker", "tasker_operator")
 
 _CLIENT = (
     "add_waiter",
+    "calculate_dependency_levels",
     "cancel_tasks",
     "create_task",
     "create_tasks",
@@ -21,8 +22,10 @@ _CLIENT = (
     "get_slowest_steps",
     "get_slowest_tasks",
     "get_step_readiness_status",
+    "get_step_readiness_statuses",
     "get_system_health_counts",
     "get_task_execution_context",
+    "get_task_execution_contexts",
     "notify",
     "now",
     "remove_waiter",
@@ -54,7 +57,9 @@ _WORKER = (
     "prune_registrations",
     "prune_registrations",
     "queue_ensure",
+    "queue_read",
     "queue_send",
+    "queue_show_again",
     "record_tick",
     "record_tick",
     "recover_lost_steps",
@@ -117,13 +122,13 @@ END
 $roles$;
 
 REVOKE ALL ON SCHEMA tasker FROM PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA tasker FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tasker FROM PUBLIC;
 
 DO $grants$
 DECLARE
     granted record;
     callable regprocedure;
+    readable regclass;
 BEGIN
     FOR granted IN
         SELECT r.rolname AS role, w.names
@@ -133,7 +138,13 @@ BEGIN
           JOIN pg_roles r ON r.rolname = w.role
     LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA tasker, pgmq TO %I', granted.role);
-        EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA tasker TO %I', granted.role);
+        -- Partitions need no rights of their own: they are read through their table.
+        FOR readable IN
+            SELECT oid FROM pg_class
+             WHERE relnamespace = 'tasker'::regnamespace AND relkind IN ('r', 'p', 'v', 'm') AND NOT relispartition
+        LOOP
+            EXECUTE format('GRANT SELECT ON %s TO %I', readable, granted.role);
+        END LOOP;
         FOR callable IN
             SELECT oid FROM pg_proc
              WHERE pronamespace = 'tasker'::regnamespace
