@@ -165,6 +165,10 @@ def test_the_installed_wheel_migrates_a_database_starts_workers_and_runs_a_workf
     assert worker.wait(timeout=30) == 0, (project / "worker.txt").read_text()[-4000:]
 
 
+def test_the_demo_runs_from_the_installed_wheel(run: Run) -> None:
+    run("tasker", "demo", "--orders", "20", "--no-flower", "--concurrency", "1")
+
+
 def test_nothing_of_the_checkout_is_used(run: Run) -> None:
     where = run("python", "-c", "import tasker; print(tasker.__file__)").strip()
     assert not Path(where).is_relative_to(ROOT)
