@@ -17,7 +17,7 @@ from tasker.config.settings import Settings
 from tasker.core import OrchestrationCore
 from tasker.database.embedded import EmbeddedServer
 from tasker.errors import ConfigurationError, InvalidRequest, SchemaVersionError
-from tasker.executors.executor import ExecutorKind
+from tasker.executors.executor import Executor, ExecutorKind
 from tasker.executors.stop import StopSignal
 from tests.embedded_support import kill_postmaster, server_folder
 from tests.integration.executors.engine import Engine, wait_for
@@ -106,6 +106,18 @@ def test_pools_are_kept_within_the_connection_budget(tasker_database_url: str) -
     strict = settings_for(tasker_database_url, database={"pool": pool, "resource_validation": "fail_fast"})
     with pytest.raises(ConfigurationError, match="connections"):
         OrchestrationCore.from_settings(strict)
+
+
+def test_every_kind_of_executor_keeps_to_the_protocol(tasker_database_url: str) -> None:
+    stop = StopSignal()
+    with (
+        OrchestrationCore.from_settings(settings_for(tasker_database_url)) as core,
+        core.build_loop(list(ExecutorKind), ["testing_queue"], stop=stop, worker="test") as loop,
+    ):
+        executors = [slot.executor for slot in loop._slots]
+        assert [executor.kind for executor in executors] == list(ExecutorKind)
+        assert all(isinstance(executor, Executor) for executor in executors)
+    stop.close()
 
 
 def test_closing_the_core_ends_loops_that_were_left_open(engine: Engine) -> None:
