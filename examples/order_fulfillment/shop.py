@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -94,16 +94,12 @@ def once(ctx: StepContext[Order], work: Work) -> dict[str, Any]:
         PermanentError: the order is refused; what was done for it is taken back in the same transaction.
         RetryableError: an outage.
     """
-    order = ctx.context
     strike(ctx, "before")
-    with transaction() as connection:
-        outcome = _earlier_outcome(connection, order.order_id, ctx.step_name)
-        if outcome is None:
-            outcome = _outcome(connection, ctx, work)
-            connection.execute(
-                "UPDATE shop.steps_done SET outcome = %s WHERE (order_id, step) = (%s, %s)",
-                (Jsonb(outcome), order.order_id, ctx.step_name),
-            )
+    try:
+        outcome = _recorded(ctx, lambda connection: {"result": work(connection)})
+    except Refused as refusal:
+        # Its transaction is undone; this one takes back what earlier steps did.
+        outcome = _recorded(ctx, partial(_refuse, ctx=ctx, refusal=refusal))
     strike(ctx, "after")
     if "refused" in outcome:
         raise PermanentError(outcome["message"], code=outcome["refused"])
@@ -111,24 +107,29 @@ def once(ctx: StepContext[Order], work: Work) -> dict[str, Any]:
     return result
 
 
-def _earlier_outcome(connection: Connection, order_id: str, step: str) -> dict[str, Any] | None:
-    """What an earlier run came to; ``None`` for the first, which now holds the key until its transaction ends."""
-    (outcome,) = connection.execute(
-        """INSERT INTO shop.steps_done AS done (order_id, step) VALUES (%s, %s)
-           ON CONFLICT (order_id, step) DO UPDATE SET runs = done.runs + 1
-           RETURNING outcome""",
-        (order_id, step),
-    ).fetchone() or (None,)
-    return outcome
+def _recorded(ctx: StepContext[Order], work: Work) -> dict[str, Any]:
+    """The outcome of this step of this order: an earlier run's, else that of ``work``, recorded with what it does."""
+    key = (ctx.context.order_id, ctx.step_name)
+    with transaction() as connection:
+        # The first run holds the key until its transaction ends.
+        ((outcome,),) = connection.execute(
+            """INSERT INTO shop.steps_done AS done (order_id, step) VALUES (%s, %s)
+               ON CONFLICT (order_id, step) DO UPDATE SET runs = done.runs + 1
+               RETURNING outcome""",
+            key,
+        ).fetchall()
+        if outcome is not None:
+            return dict(outcome)
+        done = work(connection)
+        connection.execute(
+            "UPDATE shop.steps_done SET outcome = %s WHERE (order_id, step) = (%s, %s)", (Jsonb(done), *key)
+        )
+        return done
 
 
-def _outcome(connection: Connection, ctx: StepContext[Order], work: Work) -> dict[str, Any]:
-    try:
-        with connection.transaction():  # a savepoint: a refusal undoes what this step did before it
-            return {"result": work(connection)}
-    except Refused as refusal:
-        refuse(connection, ctx.context, ctx.task_uuid, refusal.code)
-        return {"refused": refusal.code, "message": str(refusal)}
+def _refuse(connection: Connection, *, ctx: StepContext[Order], refusal: Refused) -> dict[str, Any]:
+    refuse(connection, ctx.context, ctx.task_uuid, refusal.code)
+    return {"refused": refusal.code, "message": str(refusal)}
 
 
 def set_up(url: str) -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ def up(concurrency: int | None, loglevel: str, flower: bool, flower_port: int, a
             flower_port=flower_port if flower else None,
         )
         supervisor = Supervisor(programs, said=lines.said, event=lines.event, app=app)
-        with _stopped_by_signals(supervisor.stop, supervisor.kill):
+        with stopped_by_signals(supervisor.stop, supervisor.kill):
             try:
                 supervisor.start()
                 lines.note(f"Started: {', '.join(program.name for program in programs)}. Ctrl-C stops all.")
@@ -145,7 +145,7 @@ class _Lines:
 
 
 @contextmanager
-def _stopped_by_signals(stop: Any, kill: Any) -> Iterator[None]:
+def stopped_by_signals(stop: Callable[[], object], kill: Callable[[], object]) -> Iterator[None]:
     """Within the block SIGINT and SIGTERM call ``stop``, and SIGINT when it comes again ``kill``."""
     came = 0
 

@@ -8,7 +8,7 @@ from typing import Literal
 import tasker
 from tasker.errors import ConfigurationError
 
-ResourceName = Literal["migrations", "settings"]
+ResourceName = Literal["examples", "migrations", "settings"]
 
 
 def resource_dir(name: ResourceName) -> Path:
