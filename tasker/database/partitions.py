@@ -114,17 +114,19 @@ def ensure_partitions(connection: psycopg.Connection[Any], *, days_ahead: int = 
 
 
 def _extend_with_retries(connection: psycopg.Connection[Any], parent: str, days_ahead: int) -> list[str]:
+    reason: psycopg.Error | None = None
     for _ in range(_ATTEMPTS):
         try:
             with connection.transaction():
                 return _extend(connection, parent, days_ahead)
-        except (pg_errors.LockNotAvailable, pg_errors.CheckViolation):
+        except (pg_errors.LockNotAvailable, pg_errors.CheckViolation) as error:
             # CheckViolation: midnight passed between reading the clock and having the lock.
+            reason = error
             time.sleep(random.uniform(0.02, 0.2))
     raise TaskerError(
-        f"partitions of tasker.{parent} could not be extended: the table stayed locked",
-        hint="look for a long transaction that holds it (pg_locks); rows go to the open-ended partition meanwhile",
-    )
+        f"partitions of tasker.{parent} could not be extended: {reason}",
+        hint="look for a long transaction that holds the table; rows go to the open-ended partition meanwhile",
+    ) from reason
 
 
 def _extend(connection: psycopg.Connection[Any], parent: str, days_ahead: int) -> list[str]:
