@@ -20,7 +20,6 @@ from tests.embedded_support import (
     FAST,
     User,
     all_gone,
-    command_of,
     execute,
     guardians,
     kill_postmaster,
@@ -224,27 +223,6 @@ def test_a_stopper_killed_at_any_moment_leaves_a_server_that_the_next_can_use(fo
     assert postmaster(folder) is None
 
 
-def test_users_that_come_and_are_killed_at_random_never_see_two_servers(folder: Path) -> None:
-    randomly = random.Random(7)
-    with start(folder) as server:
-        execute(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
-    alive: list[User] = []
-    for _ in range(20):
-        if len(alive) < 4 and randomly.random() < 0.6:
-            alive.append(User(folder))
-        elif alive:
-            alive.pop(randomly.randrange(len(alive))).kill()
-        elif (pid := postmaster(folder)) is not None:
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(randomly.uniform(0, 0.1))
-        assert len(postmasters(folder)) <= 1
-    for user in alive:
-        user.kill()
-    with start(folder) as server:
-        assert execute(server.url, "SELECT answer FROM kept") == 42
-    wait_for(lambda: not processes_of(folder), "all processes to end")
-
-
 def test_a_server_that_hangs_while_starting_is_an_error_that_names_the_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,8 +236,3 @@ def test_a_server_that_hangs_while_starting_is_an_error_that_names_the_time(
                 EmbeddedServer.start(folder, settings=FAST, start_timeout_seconds=0.1)
         finally:
             os.kill(pid, signal.SIGCONT)
-
-
-def postmasters(folder: Path) -> list[int]:
-    """Processes that were started as a server on ``folder``; the others call themselves something else."""
-    return [pid for pid in processes_of(folder) if "-D" in command_of(pid)]

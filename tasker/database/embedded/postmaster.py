@@ -115,7 +115,7 @@ class Postmaster:
 
     def launch(
         self, lock: FileLock, installation: Installation, user: SystemUser | None, settings: Mapping[str, str]
-    ) -> int:
+    ) -> None:
         """Start the postmaster, which holds ``lock`` from then on; the cluster is made first if there is none.
 
         Args:
@@ -124,9 +124,6 @@ class Postmaster:
             user: as whom to run them.
             settings: server settings over ``SETTINGS``.
 
-        Returns:
-            Where in the log the messages of this start begin, in bytes.
-
         Raises:
             EmbeddedServerError: the cluster cannot be made, is of another version, or is in use by a server that
                 was not started here.
@@ -134,7 +131,6 @@ class Postmaster:
         try:
             self._rotate_log()
             with self.directory.log.open("ab") as log:
-                log_start = log.tell()
                 merged = {**SETTINGS, **settings}
                 self._ensure_cluster(lock, installation, user, log, durable=merged["fsync"] != "off")
                 self._clear_stale_files()
@@ -151,29 +147,20 @@ class Postmaster:
                     user=user,
                     log=log,
                 )
-                return log_start
         finally:
             lock.give_up()
 
-    def wait_until_ready(self, *, log_start: int, timeout_seconds: float) -> None:
-        """Wait for the postmaster just launched, through crash recovery if need be.
+    def wait_until_ready(self, deadline: float) -> bool:
+        """Wait for the postmaster just launched, through crash recovery if need be, until ``time.monotonic()`` says so.
 
-        Raises:
-            EmbeddedServerError: it ended, or is not ready in time.
+        Returns:
+            Whether it is ready; if not, it has ended, or the time is over.
         """
-        deadline = time.monotonic() + timeout_seconds
         while not self.is_ready():
-            if self.all_gone():
-                raise EmbeddedServerError(
-                    f"the embedded PostgreSQL in {self.directory.base} did not start; its log "
-                    f"({self.directory.log}) ends:\n{self.log_tail(after=log_start)}"
-                )
-            if time.monotonic() > deadline:
-                raise EmbeddedServerError(
-                    f"the embedded PostgreSQL in {self.directory.base} is not ready after {timeout_seconds:g} "
-                    f"s; its log ({self.directory.log}) ends:\n{self.log_tail(after=log_start)}"
-                )
+            if self.all_gone() or time.monotonic() > deadline:
+                return False
             time.sleep(0.01)
+        return True
 
     def _ensure_cluster(
         self, lock: FileLock, installation: Installation, user: SystemUser | None, log: IO[bytes], *, durable: bool

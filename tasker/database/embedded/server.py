@@ -24,6 +24,7 @@ DATABASE = "tasker"
 
 _START_TIMEOUT_SECONDS = 300.0
 _CONNECT_TIMEOUT_SECONDS = 10
+_START_ATTEMPTS = 3  # a server may be killed while it starts
 _logger = logging.getLogger(__name__)
 _open_servers: set[EmbeddedServer] = set()
 
@@ -163,23 +164,36 @@ class EmbeddedServer:
 
     def _revive(self) -> None:
         deadline = time.monotonic() + self._start_timeout_seconds
+        starts = 0
         while True:
             lock = FileLock(self._directory.server_lock)
             if lock.try_acquire():
-                return self._start(lock)
-            if self._accepts_connections():
-                return self._ensure_database(just_started=False)
-            if self._postmaster.pid() is None:
+                if starts == _START_ATTEMPTS:
+                    lock.release()
+                    raise EmbeddedServerError(self._log_says("did not start"))
+                starts += 1
+                self._start(lock, deadline)
+            elif self._accepts_connections():
+                # Nobody else makes the database, so it must be seen after a start; a server that ran already may have
+                # no connection left for us, which is for the caller's own attempt to say.
+                if self._ensure_database() or not starts:
+                    return
+            elif self._postmaster.pid() is None:
                 self._postmaster.end_orphans()
             elif self._postmaster.is_ready() and not self._directory.socket.exists():
                 self._replace_unreachable()
-            elif time.monotonic() > deadline:  # a start, a stop or a recovery that does not end
+            # A start, a stop or a recovery goes on.
+            if time.monotonic() > deadline:
                 raise EmbeddedServerError(
-                    f"the embedded PostgreSQL in {self._directory.base} accepts no connections after "
-                    f"{self._start_timeout_seconds:g} s; its log ({self._directory.log}) ends:\n"
-                    f"{self._postmaster.log_tail()}"
+                    self._log_says(f"accepts no connections after {self._start_timeout_seconds:g} s")
                 )
             time.sleep(0.01)
+
+    def _log_says(self, what: str) -> str:
+        return (
+            f"the embedded PostgreSQL in {self._directory.base} {what}; its log ({self._directory.log}) ends:\n"
+            f"{self._postmaster.log_tail()}"
+        )
 
     def _replace_unreachable(self) -> None:
         """Stop a server that lives but whose socket is gone, so that it is started anew."""
@@ -195,20 +209,19 @@ class EmbeddedServer:
         _logger.warning("the socket of the embedded PostgreSQL in %s was removed: restarting", self._directory.base)
         self._postmaster.stop()
 
-    def _start(self, lock: FileLock) -> None:
+    def _start(self, lock: FileLock, deadline: float) -> None:
         try:
             # Before the server, so that it is never left alone, whenever we die.
             ensure_guardian(self._directory)
             user = self._directory.cluster_owner() or system_user()
             self._directory.open_to(user)
             binaries = Installation.find().reachable_by(user, self._directory.base / "postgresql")
-            log_start = self._postmaster.launch(lock, binaries, user, self._settings)
+            self._postmaster.launch(lock, binaries, user, self._settings)
         except BaseException:
             lock.give_up()
             raise
-        self._postmaster.wait_until_ready(log_start=log_start, timeout_seconds=self._start_timeout_seconds)
-        self._ensure_database(just_started=True)
-        _logger.info("started the embedded PostgreSQL in %s", self._directory.base)
+        if self._postmaster.wait_until_ready(deadline):
+            _logger.info("started the embedded PostgreSQL in %s", self._directory.base)
 
     def _answers(self) -> bool:
         """Whether the database can be used; it is made last, so it stands for a complete start."""
@@ -229,7 +242,8 @@ class EmbeddedServer:
         conninfo = f"{self.database_url('postgres')}&connect_timeout={_CONNECT_TIMEOUT_SECONDS}"
         return bool(PGconn.ping(conninfo.encode()) == Ping.OK)
 
-    def _ensure_database(self, *, just_started: bool) -> None:
+    def _ensure_database(self) -> bool:
+        """Make the database unless it is there; whether that could be seen to."""
         import psycopg
         from psycopg import sql
 
@@ -241,11 +255,10 @@ class EmbeddedServer:
                 if exists is None:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
         except psycopg.Error as error:
-            if not just_started and isinstance(error, psycopg.OperationalError):
-                return  # it runs; that all its connections are taken is for the caller's own attempt to say
-            raise EmbeddedServerError(
-                f"the embedded PostgreSQL in {self._directory.base} runs, but refuses: {error}"
-            ) from error
+            if error.sqlstate is None:
+                return False  # no connection, or it was lost
+            raise EmbeddedServerError(self._log_says(f"cannot make the database '{DATABASE}': {error}")) from error
+        return True
 
 
 def _after_fork_in_child() -> None:
