@@ -15,7 +15,7 @@ BEGIN
             set_config('idle_session_timeout', '0', false);
     -- Numbers come round again after 2^31 sessions; one that still lives is passed over.
     LOOP
-        number := nextval('tasker.celery_consumer_numbers');
+        number := nextval('tasker.celery_consumer_numbers')::integer;
         EXIT WHEN pg_try_advisory_lock(1413567307, number);
     END LOOP;
     INSERT INTO tasker.celery_consumers (consumer) VALUES (number) ON CONFLICT (consumer) DO NOTHING;

@@ -44,6 +44,7 @@ def connect(dsn: str, *, name: str, timeout_seconds: float = 5.0) -> psycopg.Con
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
     }
     try:
         given = conninfo.conninfo_to_dict(dsn)

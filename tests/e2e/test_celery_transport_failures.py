@@ -52,6 +52,15 @@ def test_a_warm_shutdown_finishes_what_runs_and_gives_back_the_rest(broker: Brok
     assert len({line for line in broker.lines() if line.startswith("end")}) == 8
 
 
+def test_a_cold_shutdown_gives_back_what_ran_and_what_waited(broker: Broker) -> None:
+    with broker.start("--queues=celery") as worker:
+        for number in range(4):
+            broker.send("late", str(number), 60)
+        wait_until(lambda: len(broker.lines()) == 2, "two tasks to start")
+        assert worker.stop(signal.SIGQUIT) == 0
+    assert broker.ready_messages() == 4
+
+
 def test_an_acknowledged_task_is_not_run_again_when_its_worker_is_killed(broker: Broker) -> None:
     with broker.start("--queues=celery", pool="solo") as worker:
         broker.send("note", "early")

@@ -23,8 +23,8 @@ class PollFailed(psycopg.OperationalError):
     Either way the broker connection is to be established anew. ``request``: the poll.
     """
 
-    def __init__(self, request: PollRequest) -> None:
-        super().__init__("reading from the broker's database failed")
+    def __init__(self, request: PollRequest, error: psycopg.Error) -> None:
+        super().__init__(f"reading from the broker's database failed: {error}")
         self.request = request
 
 
@@ -165,7 +165,7 @@ class Session:
         """
         if self._failure is not None:
             (error, request), self._failure = self._failure, None
-            raise PollFailed(request) from error
+            raise PollFailed(request, error) from error
         answers, self._answers = self._answers, []
         return answers
 

@@ -166,7 +166,9 @@ class Transport(virtual.Transport):
             loop.on_tick.discard(self._on_tick)
             loop.on_close.discard(self._on_loop_closed)
             self._timer.cancel()
-            loop.remove(self._loop_fd)
+            # The number may be somebody else's by now: a broken connection closes its socket by itself.
+            if loop.readers.get(self._loop_fd, (None,))[0] == self._on_readable:
+                loop.remove(self._loop_fd)
 
     def _on_loop_closed(self, loop: Any) -> None:
         # Tasks that end while the worker shuts down are acknowledged after the loop's last round: at once, then.
@@ -181,7 +183,8 @@ class Transport(virtual.Transport):
     def _on_tick(self) -> None:
         # Called before the loop waits. Messages are delivered when the session is readable and only then, so that what
         # a delivery leaves for the loop to do (acknowledging) is done in its next round, and not after it has waited.
-        if self._session is None or self._session.polling:
+        session = self.session
+        if session.polling:
             return
         self._take_answers()
         request = self._next_request()
@@ -189,7 +192,7 @@ class Transport(virtual.Transport):
             # Brought along by another query: an empty poll makes the session readable, and the loop come round.
             request = PollRequest()
         if request is not None:
-            self._session.begin_poll(request)
+            session.begin_poll(request)
 
     def _housekeep(self) -> None:
         # The look at every queue is for news that were lost; none is known to get lost.
