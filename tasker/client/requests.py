@@ -135,14 +135,16 @@ def to_message(request: TaskRequest, template: TemplateRecord | None) -> dict[st
         "requested_by": request.requested_by,
         "source_system": request.source_system,
         "reason": request.reason,
-        "parent_task_uuid": None if request.parent_task_uuid is None else str(as_uuid(request.parent_task_uuid)),
+        "parent_task_uuid": None
+        if request.parent_task_uuid is None
+        else str(as_uuid(request.parent_task_uuid, field="parent_task_uuid")),
     }
     message.update({key: value for key, value in optional.items() if value is not None})
     return message
 
 
-def as_uuid(task: object) -> UUID:
-    """The uuid of a task given as uuid, text, handle or record.
+def as_uuid(task: object, *, field: str = "task_uuid") -> UUID:
+    """The uuid of a task given as uuid, text, handle or record; ``field`` is what errors name.
 
     Raises:
         InvalidRequest: it is none.
@@ -157,7 +159,7 @@ def as_uuid(task: object) -> UUID:
             return UUID(task)
         except ValueError:
             pass
-    raise InvalidRequest(f"{task!r} is not a task", hint="give its uuid, its handle or its record", field="task_uuid")
+    raise InvalidRequest(f"{task!r} is not a task", hint="give its uuid, its handle or its record", field=field)
 
 
 def _context(request: TaskRequest, template: TemplateRecord | None) -> orjson.Fragment:
