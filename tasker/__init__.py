@@ -68,6 +68,9 @@ _HOMES = {
 }
 _OTHER_NAMES = {"celery": "app"}
 
+# ``broker_url = "tasker-pgmq://…"`` works in any program that imported Tasker. This costs an import hook, not Celery.
+importlib.import_module("tasker.messaging.transport.registration").register()
+
 __all__ = [
     "ApiStepHandler",
     "ConfigManager",

@@ -1,13 +1,13 @@
-"""Makes the scheme ``tasker-pgmq`` known to kombu, without importing kombu before somebody needs it."""
+"""Makes the scheme ``tasker-pgmq`` known to kombu, without importing kombu, or much else, before somebody needs it."""
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 SCHEME = "tasker-pgmq"
 TRANSPORT = "tasker.messaging.transport.transport:Transport"
@@ -31,29 +31,33 @@ def _add_alias(module: ModuleType) -> None:
     module.TRANSPORT_ALIASES.setdefault(SCHEME, TRANSPORT)
 
 
-class _KombuFinder(importlib.abc.MetaPathFinder):
-    """Waits for the import of ``kombu.transport``, lets it happen, adds the alias and is gone."""
+class _KombuFinder:
+    """Waits for the import of ``kombu.transport``, lets it happen, adds the alias and is gone.
+
+    It and its loader do without the base classes of ``importlib.abc``, which import much.
+    """
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != _KOMBU:
             return None
         sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _AliasingLoader(spec.loader)
+            spec.loader = _AliasingLoader(spec.loader)  # type: ignore[assignment]  # a loader in all but its base class
         return spec
 
 
-class _AliasingLoader(importlib.abc.Loader):
+class _AliasingLoader:
     """kombu's own loader, and the alias after it."""
 
-    def __init__(self, loader: importlib.abc.Loader) -> None:
+    def __init__(self, loader: Any) -> None:
         self._loader = loader
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self._loader.create_module(spec)
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__spec__ is not None:

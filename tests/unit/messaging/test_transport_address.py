@@ -56,7 +56,9 @@ def test_an_address_of_a_database_becomes_a_broker_url_of_the_same(dsn: str) -> 
     assert conninfo.conninfo_to_dict(dsn_of_broker(broker_url_of(dsn))) == conninfo.conninfo_to_dict(plain)
 
 
-@pytest.mark.parametrize("url", ["redis://localhost", "postgresql://db/shop", "me:secret@db/shop", "tasker-pgmq://db/%zz"])
+@pytest.mark.parametrize(
+    "url", ["redis://localhost", "postgresql://db/shop", "me:secret@db/shop", "tasker-pgmq://db/%zz"]
+)
 def test_anything_else_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="broker URL") as refused:
         dsn_of_broker(url)
@@ -87,8 +89,8 @@ def test_the_scheme_is_known_whether_kombu_comes_before_or_after(order: str) -> 
 import sys
 if {kombu_first}:
     import kombu.transport
+import tasker
 from tasker.messaging.transport.registration import register
-register()
 register()
 assert {kombu_first} or "kombu" not in sys.modules
 import kombu.transport
