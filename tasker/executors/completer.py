@@ -12,10 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import psycopg
-
 from tasker.database import functions
-from tasker.errors import ExecutorLost, TaskerError
+from tasker.errors import ExecutorLost
 from tasker.executors.held import HeldStep
 from tasker.executors.link import Link
 from tasker.executors.outcomes import Outcome
@@ -126,6 +124,8 @@ class Completer:
                 self.flush()
             else:
                 time.sleep(0.002)
+        with self._calling:
+            self._notify(force=True)
         return True
 
     def close(self) -> None:
@@ -163,10 +163,11 @@ class Completer:
                 if sent.continued:
                     self._arrived()
                 self._release()
-                self._notify()
+                with self._calling:
+                    self._notify()
             except GaveUp:
                 return
-            except (psycopg.Error, TaskerError):
+            except Exception:
                 # Nothing is lost: what could not be sent has gathered again, or stays held until the executor ends.
                 logger.exception("reporting outcomes failed; trying again")
                 with self._state:
@@ -202,7 +203,8 @@ class Completer:
             submit(self._link, self._reporting, outcomes, sent, continue_limit=limit, budget_ms=budget_ms)
             # Before they stop to count as in flight: what is pending must be seen in one place or the other.
             self._set_aside.add(sent.busy)
-        except (psycopg.Error, TaskerError):
+        except BaseException:
+            # Whatever it was: nothing that is not known to be recorded may be lost. Recording twice does no harm.
             with self._state:
                 self._gathered[:0] = [outcome for outcome in outcomes if not outcome.answered]
                 self._first_at = time.monotonic()
@@ -211,18 +213,15 @@ class Completer:
         finally:
             with self._state:
                 self._in_flight -= len(outcomes)
-        channels = self._reporting.notifier.take()
-        if channels:
-            self._link.call(functions.notify(channels))
-        elif self._reporting.notifier.due_in() is not None:
+        self._notify()
+        if self._reporting.notifier.due_in() is not None:
             self.channels_came_up()
         return sent
 
-    def _notify(self) -> None:
-        channels = self._reporting.notifier.take()
+    def _notify(self, *, force: bool = False) -> None:
+        channels = self._reporting.notifier.take(force=force)
         if channels:
-            with self._calling:
-                self._link.call(functions.notify(channels))
+            self._link.call(functions.notify(channels))
 
     def _release(self) -> None:
         with self._state:
@@ -251,7 +250,7 @@ class Completer:
                     incarnation.ledger.settled(step.call_no)
                 self._reporting.counters.add(released=answer["released"])
                 self._reporting.notifier.add([channel_name(queue) for queue in answer["queues"]])
-        except (psycopg.Error, TaskerError):
+        except BaseException:
             with self._state:
                 self._returned[:0] = steps
             raise

@@ -202,11 +202,6 @@ class HeldSteps:
                 work += left if left > 0 else unknown_ms
             return len(self._ready), len(self._running), work
 
-    def oldest_ready(self) -> float | None:
-        """When the ready step that waits longest was claimed."""
-        with self._lock:
-            return min((step.claimed_at for step in self._ready), default=None)
-
     def next_deadline(self) -> float | None:
         """The earliest deadline of a running step."""
         with self._lock:

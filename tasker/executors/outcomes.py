@@ -61,6 +61,19 @@ def raised(step: HeldStep, error: BaseException) -> Outcome:
     return failed(step, classify(error))
 
 
+def cancelled_itself(step: HeldStep) -> Outcome:
+    """An async handler let a ``CancelledError`` out that nobody had asked for."""
+    return failed(
+        step,
+        {
+            "message": "the handler was cancelled from within",
+            "type": "CancelledError",
+            "retryable": True,
+            "retry_after_seconds": None,
+        },
+    )
+
+
 def timed_out(step: HeldStep) -> Outcome:
     """The attempt took longer than its timeout."""
     seconds = step.template.timeout_seconds

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,29 +12,24 @@ from typing import Any
 from tasker.database import functions
 from tasker.database.connection import Database
 from tasker.errors import ExecutorLost
-from tasker.executors import outcomes
-from tasker.executors.async_runner import AsyncRunner
-from tasker.executors.averages import DurationAverages
 from tasker.executors.base import RegisteredExecutor
 from tasker.executors.completer import Completer
 from tasker.executors.delegation import Delegation, StepSender
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.grace import GracePeriod
-from tasker.executors.held import HeldStep, HeldSteps
+from tasker.executors.held import HeldSteps
 from tasker.executors.incarnation import Incarnation
 from tasker.executors.intake import Intake
-from tasker.executors.interrupts import HandlerInterrupted, Interrupter
 from tasker.executors.link import Link
 from tasker.executors.notifier import Notifier
 from tasker.executors.outcomes import Outcome
 from tasker.executors.preparing import Preparer
 from tasker.executors.set_aside import SetAside
+from tasker.executors.step_runner import StepRunner
 from tasker.executors.submission import Reporting
 from tasker.executors.wake import Raised
-from tasker.executors.watchdog import LOOK_SECONDS, Watchdog, end_running, interrupt
-from tasker.handlers.context import StepContext
+from tasker.executors.watchdog import Watchdog, end_running
 from tasker.handlers.registry import HandlerRegistry
-from tasker.handlers.resolved import ResolvedHandler
 from tasker.resilience.circuits import Circuit
 
 logger = logging.getLogger(__name__)
@@ -46,9 +39,6 @@ BUDGET_MS = 50.0
 
 DRY_SECONDS = 0.02
 """How long after an empty queue local continuations may go on without looking at it again."""
-
-RESULTS_PAGE = 100
-"""Parents per page, where their results are too large to come with the claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +104,9 @@ class StepExecutor(RegisteredExecutor):
         self._preparer = Preparer(handlers, limits.max_result_bytes)
         self._held = HeldSteps()
         self._intake = Intake()
-        self._averages = DurationAverages()
-        self._async = AsyncRunner()
         # Written by the loop's thread and, when messages were sent to our own queues, by the completer's.
         self._dry_until = 0.0
         self._resting = True
-        self._interrupter: Interrupter | None = None
-        self._interrupter_thread = 0
         reporting = Reporting(
             queues=queues,
             max_claim_bytes=limits.max_claim_bytes,
@@ -148,6 +134,16 @@ class StepExecutor(RegisteredExecutor):
             submit=self._submit,
             give_back=self._completer.give_back,
             counters=self.counters,
+        )
+        self._runner = StepRunner(
+            self._preparer,
+            self._held,
+            self._completer,
+            ask=self.call,
+            attend=functools.partial(self._watchdog.attend, soon=True),
+            beat_soon=self._beat_soon,
+            counters=self.counters,
+            concurrency=limits.batch_size,
         )
 
     # -- draining -------------------------------------------------------------------------------------------------
@@ -238,140 +234,25 @@ class StepExecutor(RegisteredExecutor):
             return 0, 0.0
         return limit, max(budget_ms, 0.0)
 
-    # -- running --------------------------------------------------------------------------------------------------
-
     def _run_ready(self) -> int:
-        step = self._held.start_next(time.monotonic())
-        if step is None:
-            return 0
         started = 0
-        interrupter = self._interrupter_of_this_thread()
-        interrupter.install()
-        try:
-            while step is not None:
+        with self._runner.interruptible():
+            # Once told to stop, what has not started is given back.
+            while not (started and self.grace.begun):
+                step = self._held.start_next(time.monotonic())
+                if step is None:
+                    break
                 started += 1
-                self._run(step, interrupter)
-                # Once told to stop, what has not started is given back.
-                step = None if self.grace.begun else self._held.start_next(time.monotonic())
-        finally:
-            interrupter.uninstall()
+                self._runner.run(step)
         return started
-
-    def _interrupter_of_this_thread(self) -> Interrupter:
-        thread = threading.get_ident()
-        if self._interrupter is None or self._interrupter_thread != thread:
-            self._interrupter, self._interrupter_thread = Interrupter(), thread
-        return self._interrupter
-
-    def _run(self, step: HeldStep, interrupter: Interrupter) -> None:
-        template = step.template
-        if template.delegated:
-            self._finish(step, outcomes.delegated(step))
-            return
-        try:
-            handler = self._preparer.handler(step)
-            if step.results_paged:
-                self._read_results(step)
-            context = self._preparer.context(step)
-        except Exception as error:
-            self._finish(step, outcomes.raised(step, error))
-            return
-        if not template.retryable and not self._may_start(step):
-            return
-        if template.timeout_seconds is not None and template.timeout_seconds < LOOK_SECONDS:
-            self._watchdog.attend(soon=True)
-        if handler.is_async:
-            self._async.run(step, functools.partial(self._attempt, handler, context))
-            return
-        begun = time.perf_counter()
-        try:
-            result = interrupter.run(functools.partial(handler.invoke, context), functools.partial(_expose, step))
-        except HandlerInterrupted:
-            return  # whoever interrupted it has spoken for the step
-        except Exception as error:
-            outcome = outcomes.raised(step, error)
-        except BaseException as error:
-            if type(error) is not SystemExit:
-                # Ctrl-C, or the worker's own shutdown: not the step's failure.
-                if self._held.settle(step):
-                    self._completer.give_back([step])
-                raise
-            outcome = outcomes.raised(step, error)
-        else:
-            self._record(step, (time.perf_counter() - begun) * 1000)
-            outcome = self._preparer.outcome(step, result)
-        self._finish(step, outcome)
-
-    async def _attempt(self, handler: ResolvedHandler, context: StepContext[Any], step: HeldStep) -> None:
-        """One run of an async handler, on the event loop."""
-        begun = time.perf_counter()
-        try:
-            result = await handler.invoke(context)
-        except asyncio.CancelledError:
-            # By us: the step is spoken for, and this does nothing. By the handler itself: an error like any other.
-            outcome = outcomes.failed(
-                step,
-                {
-                    "message": "the handler was cancelled from within",
-                    "type": "CancelledError",
-                    "retryable": True,
-                    "retry_after_seconds": None,
-                },
-            )
-        except Exception as error:
-            outcome = outcomes.raised(step, error)
-        else:
-            # Side by side with a batch of others, it occupies the executor for its share of the time only.
-            self._record(step, (time.perf_counter() - begun) * 1000 / self._limits.batch_size)
-            outcome = self._preparer.outcome(step, result)
-        if self._held.settle(step):
-            self._completer.submit(outcome)
-
-    def _finish(self, step: HeldStep, outcome: Outcome) -> None:
-        if self._held.settle(step):
-            # The last of a batch is followed by a flush on this thread.
-            self._completer.submit(outcome, flush_follows=self._held.ready == 0)
-        else:
-            self.counters.add(late=1)
-
-    def _record(self, step: HeldStep, milliseconds: float) -> None:
-        template = step.template
-        average, worth_a_heartbeat = self._averages.record(template.key, milliseconds, template.expected_ms)
-        if average is not None:
-            template.expected_ms = average
-        if worth_a_heartbeat:
-            self.beat_soon()
-
-    def _may_start(self, step: HeldStep) -> bool:
-        """Commit the start mark of a step that must not run twice; refused means: do not run it."""
-        request = {"executor": step.incarnation.executor, "steps": [step.key()]}
-        try:
-            (started,) = self.call(functions.mark_steps_started(request))["started"]
-        except ExecutorLost:
-            return False
-        if not started and self._held.settle(step):
-            step.incarnation.ledger.settled(step.call_no)
-            self.counters.add(stale=1)
-        return bool(started)
-
-    def _read_results(self, step: HeldStep) -> None:
-        """Results of parents that were too large for the claim."""
-        results: dict[str, Any] = {}
-        after: int | None = None
-        while True:
-            page = self.call(
-                functions.get_parent_results(step.task_uuid, step.step_uuid, after=after, limit=RESULTS_PAGE)
-            )
-            results.update(page["results"])
-            after = page["next_after"]
-            if after is None:
-                step.results = results
-                return
 
     # -- what other threads call ----------------------------------------------------------------------------------
 
     def _submit(self, outcome: Outcome) -> None:
         self._completer.submit(outcome)
+
+    def _beat_soon(self) -> None:
+        self.beat_soon()
 
     def _channels_came_up(self) -> None:
         self._completer.channels_came_up()
@@ -388,7 +269,7 @@ class StepExecutor(RegisteredExecutor):
     def forget(self, incarnation: Incarnation) -> None:
         """Drop what was held under a lost incarnation: others run it by now."""
         for step in self._held.drop(incarnation, "the executor was declared lost"):
-            self._stop_if_async(step)
+            self._runner.stop_if_async(step)
 
     def steps_lost(self, steps: list[dict[str, Any]]) -> None:
         """Steps that were cancelled or taken away: tell their handlers, and drop them."""
@@ -399,19 +280,14 @@ class StepExecutor(RegisteredExecutor):
         gone = self._held.cancel(reasons)
         for step in gone:
             step.incarnation.ledger.settled(step.call_no)
-            self._stop_if_async(step)
+            self._runner.stop_if_async(step)
         self.counters.add(cancelled=len(gone))
-
-    def _stop_if_async(self, step: HeldStep) -> None:
-        handler = step.template.resolved
-        if handler is not None and handler.is_async:
-            interrupt(step)
 
     def expected_ms(self) -> tuple[Mapping[str, float], Callable[[], None]]:
         """The averages that changed, for a heartbeat."""
-        report = self._averages.take_report()
+        report = self._runner.averages.take_report()
         named = {f"{task}:{position}": milliseconds for (task, position), milliseconds in report.items()}
-        return named, functools.partial(self._averages.report_lost, report)
+        return named, functools.partial(self._runner.averages.report_lost, report)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -433,11 +309,7 @@ class StepExecutor(RegisteredExecutor):
 
     def close(self) -> None:
         """End the threads and close the connections."""
-        self._async.close()
+        self._runner.close()
         self._watchdog.close()
         self._completer.close()
         super().close()
-
-
-def _expose(step: HeldStep, interrupt_it: Callable[[], None] | None) -> None:
-    step.interrupt = interrupt_it
