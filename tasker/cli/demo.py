@@ -97,6 +97,7 @@ def demo(orders: int, keep: bool, concurrency: int | None, flower: bool, flower_
                 raise
             finally:
                 link.close()
+                screen.note("Stopping all processes.")
                 in_order = supervisor.end(STOP_SECONDS)
         if report is not None and not report["right"]:
             screen.note(f"The database {database.name} is left as it is; the next demo makes it anew.")
@@ -343,8 +344,8 @@ class _Screen:
         self._logs[name].append(line)
 
     def event(self, name: str, what: str) -> None:
-        """What became of a process."""
-        self.note(f"{name} {what}")
+        """What became of a process, and its last words."""
+        self.note(f"{name} {what}" + "".join(f"\n  {line}" for line in list(self._logs[name])[-3:]))
 
     def show_logs(self) -> None:
         """The last lines of all processes."""
@@ -453,4 +454,4 @@ def _picture(progress: Any, orders: int, seconds: float) -> RenderableType:
     for step in () if progress is None else progress.steps:
         counts = (step.waiting, step.running, step.retrying, step.complete, step.refused)
         table.add_row(step.name, step.namespace, *(f"{count:,}" if count else "" for count in counts))
-    return Group(table, ProgressBar(total=orders, completed=finished, width=60), _line(progress, orders, seconds))
+    return Group(table, _line(progress, orders, seconds), ProgressBar(total=orders, completed=finished, width=60))
