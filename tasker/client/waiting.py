@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Iterable
 from typing import TypeAlias
 from uuid import UUID
 
+import psycopg
+from sqlalchemy.exc import SQLAlchemyError
+
 from tasker.client.connections import Connections
 from tasker.client.finish_signal import FinishSignal
 from tasker.client.operations import Operation
 from tasker.database import reads
+from tasker.database.connection import is_connection_lost
 from tasker.database.records import TaskState
 from tasker.errors import InvalidRequest, NotFound, TaskTimeout
+
+logger = logging.getLogger(__name__)
 
 _FIRST_POLL_SECONDS = 0.02
 _LAST_POLL_SECONDS = 1.0
@@ -32,6 +39,8 @@ def wait(
 ) -> States:
     """Wait until all tasks have finished, and return their states.
 
+    Once the tasks have been seen, a restart of the database does not end the waiting.
+
     Raises:
         TaskTimeout: some have not in time.
         NotFound: some cannot be seen: unknown, or created in a transaction that has not committed.
@@ -44,8 +53,11 @@ def wait(
     with signal.heard_by(woken.set):
         while True:
             woken.clear()
-            signal.keep_alive()
-            pending.look(connections.drive(pending.question()))
+            try:
+                signal.keep_alive()
+                pending.look(connections.drive(pending.question()))
+            except (psycopg.Error, SQLAlchemyError) as error:
+                pending.survive(error)
             if pending.done:
                 return pending.states
             woken.wait(pending.pause_seconds())
@@ -71,8 +83,11 @@ async def wait_async(
     try:
         while True:
             woken.clear()
-            await asyncio.to_thread(signal.keep_alive)
-            pending.look(await connections.adrive(pending.question()))
+            try:
+                await asyncio.to_thread(signal.keep_alive)
+                pending.look(await connections.adrive(pending.question()))
+            except (psycopg.Error, SQLAlchemyError) as error:
+                pending.survive(error)
             if pending.done:
                 return pending.states
             pause_seconds = pending.pause_seconds()  # outside: its TaskTimeout is a TimeoutError, too
@@ -96,6 +111,7 @@ class _Pending:
         self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         self._open = dict.fromkeys(task_uuids)
         self._poll_seconds = _FIRST_POLL_SECONDS
+        self._lost: BaseException | None = None
 
     @property
     def done(self) -> bool:
@@ -107,6 +123,7 @@ class _Pending:
 
     def look(self, seen: States) -> None:
         """Take what was read; raises when a task is not there."""
+        self._lost = None
         for task_uuid in list(self._open):
             state = seen.get(task_uuid)
             if state is None:
@@ -119,6 +136,14 @@ class _Pending:
             if (state.finalized_at if self._finalized else state.finished_at) is not None:
                 del self._open[task_uuid]
 
+    def survive(self, error: BaseException) -> None:
+        """Go on looking although the connection was lost: the server may come back, and the task with it."""
+        if not is_connection_lost(error):
+            raise error
+        if self._lost is None:
+            logger.warning("the database was lost while waiting for tasks; looking again until it is back: %s", error)
+        self._lost = error
+
     def pause_seconds(self) -> float:
         """How long to sleep before the next look; raises when time is up."""
         pause, self._poll_seconds = self._poll_seconds, min(2 * self._poll_seconds, _LAST_POLL_SECONDS)
@@ -126,7 +151,7 @@ class _Pending:
             return pause
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise self._timed_out()
+            raise self._timed_out() from self._lost
         return min(pause, left)
 
     def _timed_out(self) -> TaskTimeout:

@@ -20,6 +20,7 @@ import psycopg
 from psycopg import conninfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy import create_engine, event
+from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy.engine import URL, Engine
 
 from tasker.config.sections import DatabaseSettings
@@ -326,6 +327,8 @@ def is_connection_lost(error: BaseException) -> bool:
 
     A statement that ended this way may have been carried out or not.
     """
+    if isinstance(error, sqlalchemy_errors.DBAPIError):
+        return error.connection_invalidated or (error.orig is not None and is_connection_lost(error.orig))
     if not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         return False
     # Class 08: connection exceptions; 57P01-57P03: shut down by an administrator, crashed, not accepting yet.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -16,6 +19,7 @@ from tasker.database.migrations import SchemaState
 from tasker.database.scratch import ScratchDatabases
 from tasker.errors import SchemaVersionError
 from tests.schema_kit import schema_of
+from tests.sql_kit import CHAIN, Core
 
 SHIPPED = Path(__file__).parents[2] / "migrations"
 LAST_REVISION = "0002"
@@ -267,6 +271,40 @@ def test_a_process_of_an_older_release_works_on_while_its_functions_are_there(em
     release.remove("claim_steps_v2")
     assert migrations.check(empty_url).state is SchemaState.NEWER
     assert migrations.ensure(empty_url, allowed=True).state is SchemaState.NEWER
+
+
+def test_functions_are_replaced_under_running_work_without_disturbing_it(
+    tasker_database_url: str, release: Release
+) -> None:
+    core = Core(tasker_database_url)
+    core.register("order", CHAIN)
+    stop = threading.Event()
+    ran = []
+
+    def work() -> int:
+        worker = core.executor()
+        steps = 0
+        while not stop.is_set():
+            core.create("order", 2)
+            ran.append(worker.run_all(continue_limit=5))
+            steps += ran[-1]
+        return steps
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            for number in range(3):
+                seen = len(ran)
+                for path in (release.folder / "functions").glob("*.sql"):
+                    path.write_text(path.read_text() + f"-- {number}\n")
+                assert migrations.migrate(tasker_database_url).changed
+                while len(ran) < seen + 3 and not working.done():
+                    time.sleep(0.005)
+        finally:
+            stop.set()
+        assert working.result(timeout=30) == 8 * len(ran)
+    assert core.broken_rules() == []
+    core.close()
 
 
 def test_a_process_whose_functions_are_gone_is_refused(empty_url: str, release: Release) -> None:
