@@ -211,7 +211,7 @@ class StepExecutor(RegisteredExecutor):
         self.next_due_seconds = answer["next_due_seconds"]
         if answer["stop_requested"]:
             self.stop_requested = True
-        if steps:
+        if steps and not incarnation.lost:
             self._held.add(steps)
             self.counters.add(claims=1, claimed=len(steps))
             self._watchdog.attend()
@@ -238,7 +238,7 @@ class StepExecutor(RegisteredExecutor):
         started = 0
         with self._runner.interruptible():
             # Once told to stop, what has not started is given back.
-            while not (started and self.grace.begun):
+            while not self.grace.begun:
                 step = self._held.start_next(time.monotonic())
                 if step is None:
                     break
