@@ -206,7 +206,7 @@ def main() -> None:
         log = Path(logs) / "worker.log"
         with EmbeddedServer.start(Path(data)) as server:
             print(
-                f"{dt.date.today()}, {platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+                f"{dt.datetime.now(tz=dt.UTC).date()}, {platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}"
             )
             rates = sorted(throughput(server, log, arguments.tasks) for _ in range(arguments.runs))
             print(
