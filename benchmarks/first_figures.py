@@ -205,9 +205,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryDirectory(prefix="tasker-", dir="/tmp") as data:
         log = Path(logs) / "worker.log"
         with EmbeddedServer.start(Path(data)) as server:
-            print(
-                f"{dt.datetime.now(tz=dt.UTC).date()}, {platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-            )
+            today, python = dt.datetime.now(tz=dt.UTC).date(), platform.python_version()
+            print(f"{today}, {platform.platform()}, {os.cpu_count()} cores, Python {python}")
             rates = sorted(throughput(server, log, arguments.tasks) for _ in range(arguments.runs))
             print(
                 f"linear4, two prefork executors, {arguments.tasks} tasks: "
