@@ -85,7 +85,7 @@ class TickReport:
         lost_executors: executors that were declared lost.
         requeued: steps that went back to their queues.
         poisoned: steps given up for having lost too many executors.
-        errored: steps ended because nobody knows whether they ran (``outcome_unknown``).
+        unknown: steps ended because nobody knows whether they ran (``outcome_unknown``).
         skipped: steps that somebody had locked; the next tick sees them.
         finalizations: messages sent again for tasks whose after-work nobody does.
         mail: messages of dead readers of the broker that returned to their queues.
@@ -99,7 +99,7 @@ class TickReport:
     lost_executors: list[str] = field(default_factory=list)
     requeued: int = 0
     poisoned: int = 0
-    errored: int = 0
+    unknown: int = 0
     skipped: int = 0
     finalizations: int = 0
     mail: int = 0
@@ -184,7 +184,7 @@ class Coordinator:
             found = _bounded(connection, functions.recover_lost_steps(request))
             report.lost_executors += found["lost_executors"]
             handled = 0
-            for name in ("requeued", "poisoned", "errored"):
+            for name in ("requeued", "poisoned", "unknown"):
                 handled += found[name]
                 setattr(report, name, getattr(report, name) + found[name])
             report.skipped = found["skipped"]
@@ -198,7 +198,7 @@ class Coordinator:
                 len(report.lost_executors),
                 report.requeued,
                 report.poisoned,
-                report.errored,
+                report.unknown,
             )
 
     def _resend(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
