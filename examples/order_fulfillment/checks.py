@@ -15,6 +15,10 @@ from order_fulfillment.submissions import NAMESPACE, WORKFLOW, Submissions
 
 Connection = psycopg.Connection[Any]
 
+OUR_TASKS = f"""SELECT task_uuid FROM tasker.tasks JOIN tasker.named_tasks USING (named_task_id)
+                 WHERE namespace = '{NAMESPACE}' AND name = '{WORKFLOW}'"""
+"""Others may use the same database."""
+
 SEEN_AT_FIRST = ("invalid_address", "unknown_product")
 """Flaws that are found before anybody looks at the stock."""
 
@@ -72,10 +76,7 @@ def _all_ended(connection: Connection, submissions: Submissions) -> Check:
 def _each_order_once(connection: Connection, submissions: Submissions) -> Check:
     """One task per order, however often it was sent."""
     ((tasks, orders),) = connection.execute(
-        """SELECT count(*), count(DISTINCT correlation_id)
-             FROM tasker.tasks JOIN tasker.named_tasks USING (named_task_id)
-            WHERE namespace = %s AND name = %s""",
-        (NAMESPACE, WORKFLOW),
+        f"SELECT count(*), count(DISTINCT correlation_id) FROM tasker.tasks WHERE task_uuid IN ({OUR_TASKS})"
     ).fetchall()
     wanted = len(submissions.order_ids)
     detail = f"{len(submissions.sent):,} sent, {tasks:,} tasks for {orders:,} orders"
@@ -103,9 +104,10 @@ def _refused_rightly(connection: Connection, submissions: Submissions) -> Check:
 def _nothing_given_up(connection: Connection, submissions: Submissions) -> Check:
     """No task failed but by a refusal, and each refusal left its dead letter."""
     ((failed, refused, letters),) = connection.execute(
-        """SELECT (SELECT count(*) FROM tasker.tasks WHERE state NOT IN ('complete')),
-                  (SELECT count(*) FROM shop.orders WHERE state = 'refused'),
-                  (SELECT count(*) FROM tasker.dead_letters WHERE resolved_at IS NULL)"""
+        f"""WITH ours AS ({OUR_TASKS})
+            SELECT (SELECT count(*) FROM tasker.tasks JOIN ours USING (task_uuid) WHERE state <> 'complete'),
+                   (SELECT count(*) FROM shop.orders WHERE state = 'refused'),
+                   (SELECT count(*) FROM tasker.dead_letters JOIN ours USING (task_uuid) WHERE resolved_at IS NULL)"""
     ).fetchall()
     detail = f"{failed:,} tasks not complete, {refused:,} refusals, {letters:,} dead letters"
     return Check("no step gave up", failed == refused == letters, detail)
@@ -230,11 +232,11 @@ def _points_given_once(connection: Connection, submissions: Submissions) -> Chec
 def _engine_agrees(connection: Connection, _submissions: Submissions) -> Check:
     """The engine counts a step as complete exactly where the shop has done it, and has nothing left to do."""
     ((complete, done, refusals, live),) = connection.execute(
-        """SELECT (SELECT count(*) FROM tasker.workflow_steps WHERE state = 'complete'),
-                  (SELECT count(*) FROM shop.steps_done WHERE outcome ? 'result'),
-                  (SELECT count(*) FROM shop.steps_done WHERE outcome ? 'refused'),
-                  (SELECT count(*) FROM tasker.workflow_steps
-                    WHERE state IN ('enqueued', 'in_progress', 'waiting_for_retry'))"""
+        f"""WITH ours AS (SELECT state FROM tasker.workflow_steps WHERE task_uuid IN ({OUR_TASKS}))
+            SELECT (SELECT count(*) FROM ours WHERE state = 'complete'),
+                   (SELECT count(*) FROM shop.steps_done WHERE outcome ? 'result'),
+                   (SELECT count(*) FROM shop.steps_done WHERE outcome ? 'refused'),
+                   (SELECT count(*) FROM ours WHERE state IN ('enqueued', 'in_progress', 'waiting_for_retry'))"""
     ).fetchall()
     detail = f"{complete:,} steps complete, {done:,} done, {refusals:,} refused, {live:,} under way"
     return Check("engine and shop agree", complete == done and live == 0, detail)

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from order_fulfillment.checks import OUR_TASKS
 from order_fulfillment.submissions import NAMESPACE, WORKFLOW
 
 Connection = psycopg.Connection[Any]
@@ -115,10 +116,13 @@ def read_outcomes(connection: Connection) -> Outcomes:
         orders[refusal] += count
         takings += cents
     ((outages, recovered, repeated, losses),) = connection.execute(
-        """SELECT (SELECT count(*) FROM tasker.workflow_step_transitions WHERE to_state = 'waiting_for_retry'),
-                  (SELECT count(*) FROM tasker.workflow_steps WHERE attempts > 1 AND state = 'complete'),
-                  (SELECT coalesce(sum(runs - 1), 0)::bigint FROM shop.steps_done),
-                  (SELECT coalesce(sum(losses), 0)::bigint FROM tasker.workflow_steps)"""
+        f"""WITH ours AS ({OUR_TASKS}),
+                 steps AS (SELECT * FROM tasker.workflow_steps JOIN ours USING (task_uuid))
+            SELECT (SELECT count(*) FROM tasker.workflow_step_transitions JOIN ours USING (task_uuid)
+                     WHERE to_state = 'waiting_for_retry'),
+                   (SELECT count(*) FROM steps WHERE attempts > 1 AND state = 'complete'),
+                   (SELECT coalesce(sum(runs - 1), 0)::bigint FROM shop.steps_done),
+                   (SELECT coalesce(sum(losses), 0)::bigint FROM steps)"""
     ).fetchall()
     outbox = connection.execute("SELECT channel, count(*) FROM shop.outbox GROUP BY channel ORDER BY 1").fetchall()
     return Outcomes(
