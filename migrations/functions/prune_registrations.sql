@@ -1,6 +1,5 @@
--- Deletes rows of those who are gone: executors that were lost, or ended, at least keep_seconds ago and of which nothing is
--- left to recover; workers without a heartbeat for that long; waiters that expired. Bounded by limit each.
--- request: keep_seconds, limit. Returns {executors, workers, waiters}: how many went.
+-- Deletes rows of those who are gone: workers without a heartbeat for keep_seconds, and waiters that expired. At most
+-- limit of each. request: keep_seconds, limit. Returns {workers, waiters}: how many went.
 CREATE OR REPLACE FUNCTION tasker.prune_registrations(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -8,15 +7,8 @@ AS $$
 DECLARE
     keep constant interval := make_interval(secs => coalesce((request->>'keep_seconds')::double precision, 3600));
     most constant integer := least(greatest(coalesce((request->>'limit')::integer, 1000), 1), 10000);
-    n_executors integer; n_workers integer; n_waiters integer;
+    n_workers integer; n_waiters integer;
 BEGIN
-    WITH gone AS (
-        SELECT e.executor FROM tasker.executors AS e
-        WHERE e.lost_at < clock_timestamp() - keep
-          AND NOT EXISTS (SELECT 1 FROM tasker.step_claims AS c WHERE c.executor = e.executor)
-        ORDER BY e.executor LIMIT most FOR UPDATE SKIP LOCKED)
-    DELETE FROM tasker.executors AS e USING gone AS g WHERE e.executor = g.executor;
-    GET DIAGNOSTICS n_executors = ROW_COUNT;
     WITH gone AS (
         SELECT w.hostname FROM tasker.workers AS w
         WHERE w.heartbeat_at < clock_timestamp() - keep ORDER BY w.hostname LIMIT most FOR UPDATE SKIP LOCKED)
@@ -27,6 +19,6 @@ BEGIN
         WHERE x.expires_at < clock_timestamp() ORDER BY x.channel LIMIT most FOR UPDATE SKIP LOCKED)
     DELETE FROM tasker.waiters AS x USING gone AS g WHERE x.channel = g.channel;
     GET DIAGNOSTICS n_waiters = ROW_COUNT;
-    RETURN jsonb_build_object('executors', n_executors, 'workers', n_workers, 'waiters', n_waiters);
+    RETURN jsonb_build_object('workers', n_workers, 'waiters', n_waiters);
 END
 $$;

@@ -31,8 +31,8 @@ ORCHESTRATION = "orchestration"
 MAX_LOSSES = 5
 """A step that lost so many executors is poison and goes to the dead letters."""
 
-SWEEP_LIMIT = 500
-"""Steps that one sweep gives back; the next follows at once while there are more."""
+SWEEP_LIMIT = 200
+"""Receipts that one sweep handles; the next follows at once while there are more."""
 
 SWEEPS_PER_TICK = 10
 NET_PAGE = 1000
@@ -40,7 +40,7 @@ NET_PAGE = 1000
 
 RESEND_LIMIT = 500
 KEEP_SECONDS = 3600.0
-"""How long rows of executors and workers that are gone stay for those who want to look."""
+"""How long the row of a worker that is gone stays for those who want to look."""
 
 STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 1000
@@ -90,7 +90,7 @@ class TickReport:
         finalizations: messages sent again for tasks whose after-work nobody does.
         mail: messages of dead readers of the broker that returned to their queues.
         partitions: partitions of audit tables that were made.
-        pruned: how many rows of executors, workers and waiters that are gone went.
+        pruned: how many rows of workers and waiters that are gone went.
         requested: executors asked for, by kind.
         problems: parts that failed, with the reason.
     """
@@ -183,13 +183,12 @@ class Coordinator:
         for _ in range(SWEEPS_PER_TICK):
             found = _bounded(connection, functions.recover_lost_steps(request))
             report.lost_executors += found["lost_executors"]
-            handled = 0
-            for name in ("requeued", "poisoned", "unknown"):
-                handled += found[name]
-                setattr(report, name, getattr(report, name) + found[name])
+            report.requeued += found["requeued"]
+            report.poisoned += found["poisoned"]
+            report.unknown += found["unknown"]
             report.skipped = found["skipped"]
-            _notify(connection, found["queues"])
-            if handled < SWEEP_LIMIT:
+            _notify(connection, found["queues"], found["notify"])
+            if not found["requeued"] + found["poisoned"] + found["unknown"]:
                 break
             request["net_page"] = 0
         if report.lost_executors:
@@ -249,6 +248,6 @@ def _bounded(connection: psycopg.Connection[Any], call: Call[T]) -> T:
         return run(connection, call)
 
 
-def _notify(connection: psycopg.Connection[Any], queues: Sequence[str]) -> None:
-    if queues:
-        run(connection, functions.notify([channel_name(queue) for queue in queues]))
+def _notify(connection: psycopg.Connection[Any], queues: Sequence[str], channels: Sequence[str] = ()) -> None:
+    if queues or channels:
+        run(connection, functions.notify([*map(channel_name, queues), *channels]))

@@ -96,7 +96,7 @@ def deregister_worker(hostname: str, pid: int) -> Call[None]:
 
 
 def prune_registrations(keep_seconds: float, limit: int = 1000) -> Call[dict[str, Any]]:
-    """Delete rows of executors, workers and waiters that are gone: ``{executors, workers, waiters}``."""
+    """Delete rows of workers and waiters that are gone: ``{workers, waiters}``."""
     return Call(
         "SELECT CAST(tasker.prune_registrations(CAST(%(request)s AS jsonb)) AS text)",
         {"request": orjson.dumps({"keep_seconds": keep_seconds, "limit": limit}).decode()},

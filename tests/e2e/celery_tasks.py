@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from celery import shared_task
 
@@ -15,6 +16,12 @@ def charge_card(amount: int, who: str) -> dict[str, str]:
 
 
 @shared_task
-def nap(seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
+def echo(value: int) -> int:
+    return value
+
+
+@shared_task
+def wait_for_file(path: str) -> None:
+    deadline = time.monotonic() + 60
+    while not Path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)

@@ -17,12 +17,15 @@ from uuid import UUID
 
 import psutil
 import psycopg
+from celery import Celery
 from psycopg.rows import dict_row
 
 from tasker import Tasker
 from tasker.client.handle import TaskHandle
 from tasker.config.manager import ConfigManager
 from tasker.database.connection import Database
+from tasker.messaging.transport.address import broker_url_of
+from tasker.messaging.transport.registration import register as register_transport
 from tasker.workflows.declaration import Workflow
 from tasker.workflows.registry import TemplateRegistry
 
@@ -125,12 +128,10 @@ class CeleryProcess:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def clean_up(self) -> None:
-        """Whatever is left of it goes."""
-        if self.running:
-            os.kill(self.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
+    def clean_up(self, timeout_seconds: float) -> None:
+        """After SIGTERM was sent: whatever is left of it goes."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_seconds)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -163,6 +164,9 @@ class Cluster:
         self.settings = ConfigManager.load(environ=self.env)
         self.database = Database(database_url, application_name="test")
         self.client = Tasker(self.database)
+        # A program that has only Celery, and the broker's address.
+        register_transport()
+        self.app = Celery("somebody", broker=broker_url_of(database_url), set_as_current=False)
         self.processes: list[CeleryProcess] = []
         self._numbers = itertools.count(1)
 
@@ -185,19 +189,14 @@ class Cluster:
         process.wait_for_log("beat: Starting")
         return process
 
-    def celery(self, *arguments: str) -> str:
-        """Run a Celery command to its end; its output."""
-        done = subprocess.run(
-            [sys.executable, "-m", "celery", "-A", "tasker", *arguments],
-            cwd=self.folder,
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-        return done.stdout + done.stderr
+    def send(self, task: str, *args: object, queue: str, **kwargs: object) -> None:
+        """Send a Celery task by its name."""
+        self.app.send_task(task, args, kwargs, queue=queue)
+
+    def active(self, task: str) -> list[dict[str, Any]]:
+        """The tasks of that name which workers say they run."""
+        replies = self.app.control.inspect(timeout=2).active() or {}
+        return [found for tasks in replies.values() for found in tasks if found["name"] == task]
 
     def _start(self, name: str, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> CeleryProcess:
         process = CeleryProcess(name, arguments, {**self.env, **(env or {})}, self.folder)
@@ -267,8 +266,13 @@ class Cluster:
         """End all processes, however they do."""
         try:
             for process in self.processes:
-                process.clean_up()
+                if process.running:
+                    process.signal(signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            for process in self.processes:
+                process.clean_up(max(0.0, deadline - time.monotonic()))
         finally:
+            self.app.close()
             self.client.close()
             self.database.close()
 

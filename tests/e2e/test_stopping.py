@@ -51,7 +51,7 @@ def test_sigterm_under_load_ends_the_worker_and_no_attempt_is_lost(cluster: Clus
 
 def test_control_shutdown_under_load_ends_the_worker_and_no_attempt_is_lost(cluster: Cluster) -> None:
     worker = under_load(cluster, "-P", "prefork", "-c", "2")
-    cluster.celery("control", "shutdown")
+    cluster.app.control.shutdown()
     assert worker.wait() == 0
     finish(cluster)
 
