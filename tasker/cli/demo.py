@@ -8,9 +8,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from tasker.cli.commands import command
+from tasker.cli.demo_screen import LINE_SECONDS, Screen
 from tasker.cli.output import Output
 from tasker.cli.up import FLOWER_PORT, STOP_SECONDS, programs_of, stopped_by_signals
 from tasker.errors import TaskerError
 
 if TYPE_CHECKING:
     import psycopg
-    from rich.console import RenderableType
 
     from tasker.database.embedded import EmbeddedServer
     from tasker.database.side_database import SideDatabase
@@ -41,11 +41,6 @@ STUCK_SECONDS = 120.0
 """How long nothing may move before something is wrong."""
 
 LOOK_SECONDS = 0.25
-LINE_SECONDS = 2.0
-"""Piped, progress is one line in so many seconds."""
-
-LOG_LINES = 30
-
 QUICK = {
     "TASKER_ORCHESTRATION__HEARTBEAT_INTERVAL_SECONDS": "1",
     "TASKER_ORCHESTRATION__HEALTH_CHECK_INTERVAL_SECONDS": "2",
@@ -67,12 +62,20 @@ def demo(orders: int, keep: bool, concurrency: int | None, flower: bool, flower_
     """
     from tasker.hosting.supervisor import Supervisor
 
-    screen = _Screen(Output())
+    screen = Screen(Output())
     example = _Example(orders)
     concurrency = concurrency or os.cpu_count() or 1
     port = _free_port(flower_port) if flower else None
     stopped = threading.Event()
+    supervisor: Supervisor | None = None
+    report: dict[str, Any] | None = None
+
+    def kill() -> None:
+        if supervisor is not None:
+            supervisor.kill()
+
     with ExitStack() as stack:
+        stack.enter_context(stopped_by_signals(stopped.set, kill))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tasker-demo-")))
         server, database = _database(stack, screen)
         env = _environment(database.url, example)
@@ -81,32 +84,33 @@ def demo(orders: int, keep: bool, concurrency: int | None, flower: bool, flower_
         supervisor = Supervisor(programs, said=screen.said, event=screen.event, env=env)
         link = stack.enter_context(closing(_Link(lambda: example.shop.connect(database.url), server)))
         run = _Run(example, link, supervisor, screen, stopped)
-        with stopped_by_signals(stopped.set, supervisor.kill):
-            try:
-                supervisor.start()
-                if port is not None:
-                    screen.note(f"Flower, the monitor: http://127.0.0.1:{port}")
-                report = run.through(concurrency)
-                if report is not None:
-                    screen.report(report)
-                    screen.where_to_look(database, port, keep=keep)
-                    if keep and report["right"]:
-                        run.stay()
-            except TaskerError:
-                screen.show_logs()
-                raise
-            finally:
-                link.close()
-                screen.note("Stopping all processes.")
-                in_order = supervisor.end(STOP_SECONDS)
+        try:
+            supervisor.start()
+            if port is not None:
+                screen.note(f"Flower, the monitor: http://127.0.0.1:{port}")
+            report = run.through(concurrency)
+            if report is not None:
+                screen.report(report)
+                screen.where_to_look(database.url, port, keep=keep)
+                if keep and report["right"]:
+                    run.stay()
+        except TaskerError:
+            screen.show_logs()
+            raise
+        finally:
+            link.close()
+            screen.note("Stopping all processes.")
+            in_order = supervisor.end(STOP_SECONDS)
         if report is not None and not report["right"]:
             screen.note(f"The database {database.name} is left as it is; the next demo makes it anew.")
         else:
+            if server is not None:
+                server.ensure_running()
             database.drop()
-    if not in_order:
-        screen.note("Some processes did not end in time and were killed.")
     if report is None:
         screen.note("Stopped before all orders had ended.")
+    if not in_order:
+        screen.note("Some processes did not end in time, and were killed.")
     if report is None or not report["right"] or not in_order:
         raise click.exceptions.Exit(1)
 
@@ -154,7 +158,7 @@ class _Example:
         return import_module(f"order_fulfillment.{name}")
 
 
-def _database(stack: ExitStack, screen: _Screen) -> tuple[EmbeddedServer | None, SideDatabase]:
+def _database(stack: ExitStack, screen: Screen) -> tuple[EmbeddedServer | None, SideDatabase]:
     """The demo's own empty database; and the embedded server, if that is where it is, running until ``stack`` ends."""
     from tasker.config.manager import ConfigManager
     from tasker.database.embedded import EmbeddedServer
@@ -230,7 +234,7 @@ class _Run:
     """The orders on their way through the workers."""
 
     def __init__(
-        self, example: _Example, link: _Link, supervisor: Supervisor, screen: _Screen, stopped: threading.Event
+        self, example: _Example, link: _Link, supervisor: Supervisor, screen: Screen, stopped: threading.Event
     ) -> None:
         self._example = example
         self._link = link
@@ -322,136 +326,3 @@ def _has_executors(connection: psycopg.Connection[Any], concurrency: int) -> boo
     kinds = Counter(executor.kind for executor in run(connection, reads.executors()))
     ready = kinds[ExecutorKind.STEP_EXECUTOR] >= concurrency and all(kinds[kind] for kind in ORCHESTRATION_KINDS)
     return ready or None
-
-
-# -- what is shown ------------------------------------------------------------------------------------------------
-
-
-class _Screen:
-    """A live view on a terminal, lines when piped, one object at the end as JSON."""
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self._logs: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LOG_LINES))
-        self._print: Callable[[str], None] = output.note if output.as_json else click.echo
-
-    def note(self, text: str) -> None:
-        """A sentence; as JSON nothing."""
-        self._print(text)
-
-    def said(self, name: str, line: str) -> None:
-        """Keep what a process printed, for ``show_logs``."""
-        self._logs[name].append(line)
-
-    def event(self, name: str, what: str) -> None:
-        """What became of a process, and its last words."""
-        self.note(f"{name} {what}" + "".join(f"\n  {line}" for line in list(self._logs[name])[-3:]))
-
-    def show_logs(self) -> None:
-        """The last lines of all processes."""
-        for name, lines in self._logs.items():
-            for line in lines:
-                click.echo(f"{name} | {line}", err=True)
-
-    @contextmanager
-    def following(self, orders: int) -> Iterator[Callable[[Any], None]]:
-        """What is to be called with the progress (``None``: no database just now), often."""
-        begun = time.monotonic()
-        if not self._output.is_terminal:
-            next_line = 0.0
-
-            def print_line(progress: Any) -> None:
-                nonlocal next_line
-                seconds = time.monotonic() - begun
-                done = progress is not None and progress.finished >= orders
-                if seconds >= next_line or done:
-                    next_line = seconds + LINE_SECONDS
-                    self.note(_line(progress, orders, seconds))
-
-            yield print_line
-            return
-        from rich.console import Console
-        from rich.live import Live
-
-        with Live(console=Console(highlight=False), auto_refresh=False) as live:
-            before, self._print = self._print, live.console.print
-            try:
-                yield lambda progress: live.update(_picture(progress, orders, time.monotonic() - begun), refresh=True)
-            finally:
-                self._print = before
-
-    def report(self, report: Mapping[str, Any]) -> None:
-        """What came of it, and the checks."""
-        output = self._output
-        if output.as_json:
-            output.text("", **report)
-            return
-        rows = [{"outcome": "fulfilled", "orders": report["fulfilled"]}]
-        rows += [{"outcome": f"refused: {why}", "orders": count} for why, count in report["refused"].items()]
-        click.echo()
-        output.table(rows, ["outcome", "orders"], title="Orders")
-        click.echo()
-        checks = [{**check, "ok": "ok" if check["ok"] else "WRONG"} for check in report["checks"]]
-        output.table(checks, {"ok": "", "name": "check", "detail": "seen"}, title="Checks")
-        click.echo()
-        outbox = ", ".join(f"{count:,} {channel}" for channel, count in report["outbox"].items())
-        output.record(
-            {
-                "steps": f"{report['steps']:,} in {report['seconds']:.1f} s: {report['steps_per_second']:,.0f} steps/s",
-                "takings": f"{report['takings_cents'] / 100:,.2f}",
-                "outbox": outbox or "empty",
-                "outages": f"{report['outages']:,} attempts failed; {report['recovered']:,} steps done by a later one",
-                "done already": f"{report['repeated_runs']:,} runs found their work done, and did nothing",
-                "dead executors": f"{report['losses']:,} steps taken back from executors that died",
-            }
-        )
-        click.echo()
-
-    def where_to_look(self, database: SideDatabase, port: int | None, *, keep: bool) -> None:
-        """How to see more."""
-        if self._output.as_json:
-            return
-        if not keep:
-            where = "" if port is None else f" with Flower at http://127.0.0.1:{port}"
-            self.note(f"`tasker demo --keep` leaves all of it running to look at{where}.")
-            return
-        if port is not None:
-            self.note(f"Flower: http://127.0.0.1:{port}")
-        self.note(f"In another terminal: export DATABASE_URL='{database.url}'")
-        for line in (
-            "tasker task list --state error    orders that were refused",
-            "tasker task why UUID              what a task waits for, or why it failed",
-            "tasker executor list              who works",
-            "psql \"$DATABASE_URL\" -c 'TABLE shop.stock'",
-        ):
-            self.note(f"  {line}")
-        self.note("Ctrl-C stops everything.")
-
-
-def _line(progress: Any, orders: int, seconds: float) -> str:
-    if progress is None:
-        return f"{seconds:7.1f} s  no database just now"
-    retrying = sum(step.retrying for step in progress.steps)
-    rate = progress.steps_ended / seconds if seconds else 0
-    return (
-        f"{seconds:7.1f} s  {progress.finished:,} of {orders:,} orders, {progress.steps_ended:,} steps,"
-        f" {rate:,.0f} steps/s, {retrying:,} waiting for a retry"
-    )
-
-
-def _picture(progress: Any, orders: int, seconds: float) -> RenderableType:
-    from rich import box
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-
-    finished = 0 if progress is None else progress.finished
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("step")
-    table.add_column("namespace", style="dim")
-    for heading in ("queued", "running", "retrying", "done", "refused"):
-        table.add_column(heading, justify="right")
-    for step in () if progress is None else progress.steps:
-        counts = (step.waiting, step.running, step.retrying, step.complete, step.refused)
-        table.add_row(step.name, step.namespace, *(f"{count:,}" if count else "" for count in counts))
-    return Group(table, _line(progress, orders, seconds), ProgressBar(total=orders, completed=finished, width=60))

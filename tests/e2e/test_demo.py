@@ -157,6 +157,7 @@ def test_a_check_that_fails_is_told_by_the_exit_code_and_leaves_the_database(
     try:
         wait_until(lambda: _steal_from_the_stock(side.url), "the shop is set up")
         assert demo.end() == 1
+        assert demo.lines, demo.story()
         report: dict[str, Any] = json.loads("\n".join(demo.lines))
         wrong = [check["name"] for check in report["checks"] if not check["ok"]]
         assert (wrong, report["right"]) == (["stock adds up, product by product"], False)
