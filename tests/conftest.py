@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+# Real Celery workers: the fixtures ``cluster`` and ``make_cluster``, for e2e and for workflows by their names.
+pytest_plugins = ["tests.e2e.fixtures"]
+
 KINDS = frozenset({"unit", "integration", "races", "chaos", "e2e", "web"})
 IN_CI = os.environ.get("CI", "").lower() == "true"
 

@@ -6,8 +6,6 @@ from tests.e2e import workflows
 from tests.e2e.fixtures import MakeCluster
 from tests.e2e.harness import Cluster, wait_until
 
-pytest_plugins = ["tests.e2e.fixtures"]
-
 TICKED = r"coordinator_tick\[[-0-9a-f]+\] succeeded in [0-9.]+s: \{'ticked': True"
 NOT_TICKED = r"coordinator_tick\[[-0-9a-f]+\] succeeded in [0-9.]+s: \{'ticked': False"
 

@@ -7,8 +7,6 @@ import pytest
 from tests.e2e import workflows
 from tests.e2e.harness import Cluster
 
-pytest_plugins = ["tests.e2e.fixtures"]
-
 TASKS = 40
 
 

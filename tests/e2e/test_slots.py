@@ -8,9 +8,6 @@ from tests.e2e import workflows
 from tests.e2e.fixtures import MakeCluster
 from tests.e2e.harness import Cluster, wait_until
 
-pytest_plugins = ["tests.e2e.fixtures"]
-
-
 TASKS = "tests.e2e.celery_tasks"
 ECHOED = r"celery_tasks\.echo\[[-0-9a-f]+\] succeeded"
 ENDED = r"tasker\.run_executors\[[-0-9a-f]+\] succeeded"

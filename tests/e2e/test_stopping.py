@@ -10,8 +10,6 @@ import pytest
 from tests.e2e import workflows
 from tests.e2e.harness import CeleryProcess, Cluster, wait_until
 
-pytest_plugins = ["tests.e2e.fixtures"]
-
 TASKS = 60
 STEP_SECONDS = 0.02
 
