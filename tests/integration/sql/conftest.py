@@ -19,7 +19,8 @@ DECLARE
     q record;
 BEGIN
     FOR q IN SELECT queue_name FROM pgmq.meta LOOP
-        IF q.queue_name IN ('task_requests_queue', 'orchestration_step_results', 'step_enqueue', 'task_finalization') THEN
+        IF q.queue_name IN ('task_requests_queue', 'orchestration_step_results', 'step_enqueue',
+                            'task_finalization') THEN
             EXECUTE format('DELETE FROM pgmq.%I', 'q_' || q.queue_name);
         ELSE
             PERFORM pgmq.drop_queue(q.queue_name);
