@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import sys
 from typing import Any
 
 from celery import Celery
@@ -47,19 +48,19 @@ def _make_core() -> OrchestrationCore:
 hosting = install(app, _make_core)
 
 
-def _config_module() -> Any:
-    """The user's Celery settings, or ``None``. An error inside them is theirs to see."""
+def _config_module() -> str | None:
+    """The module of the user's Celery settings, imported; ``None`` if there is none. Its errors are theirs to see."""
     name = os.environ.get(CONFIG_MODULE_VARIABLE)
     with cwd_in_path():
         if name is None and importlib.util.find_spec(CONFIG_MODULE) is None:
             return None
-        return importlib.import_module(name or CONFIG_MODULE)
+        return importlib.import_module(name or CONFIG_MODULE).__name__
 
 
 def _configure(**_: Any) -> None:
-    module = _config_module()
-    if module is not None:
-        app.config_from_object(module)
+    name = _config_module()
+    if name is not None:
+        app.config_from_object(name)  # by name, which can be pickled, as spawned pool processes need
 
 
 def _defaults() -> dict[str, Any]:
@@ -71,7 +72,7 @@ def _defaults() -> dict[str, Any]:
         # What a worker fetched and has no slot for, no other worker can take.
         "worker_prefetch_multiplier": 1,
     }
-    if not (os.environ.get("CELERY_BROKER_URL") or hasattr(_config_module(), "broker_url")):
+    if not (os.environ.get("CELERY_BROKER_URL") or hasattr(sys.modules.get(_config_module() or ""), "broker_url")):
         defaults["broker_url"] = broker_url_of(_database_url(settings))
     return defaults
 

@@ -19,7 +19,7 @@ from tasker.database.calls import Call, run
 from tasker.database.connection import Database
 from tasker.database.partitions import ensure_partitions
 from tasker.errors import TaskerError
-from tasker.messaging.queues import channel_name
+from tasker.messaging.queues import TASK_FINALIZATION, channel_name
 
 T = TypeVar("T")
 
@@ -201,9 +201,9 @@ class Coordinator:
             )
 
     def _resend(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
-        sent = _bounded(connection, coordination.resend_finalizations(self._period, RESEND_LIMIT))
-        report.finalizations = sent["sent"]
-        _notify(connection, sent["queues"])
+        report.finalizations = _bounded(connection, coordination.resend_finalizations(RESEND_LIMIT))
+        if report.finalizations:
+            _notify(connection, [TASK_FINALIZATION])
 
     def _replace(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
         """Ask for executors of each kind that has fewer than its minimum over all workers."""

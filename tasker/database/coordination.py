@@ -56,13 +56,10 @@ def seconds_since_tick() -> Call[float | None]:
     )
 
 
-def resend_finalizations(after_seconds: float, limit: int) -> Call[dict[str, Any]]:
-    """Send again for tasks whose after-work nobody does: ``{sent, queues[]}``."""
+def resend_finalizations(limit: int) -> Call[int]:
+    """Send again for tasks whose after-work nobody does; how many."""
     return Call(
-        "SELECT CAST(tasker.resend_finalizations(CAST(%(after_seconds)s AS double precision),"
-        " CAST(%(most)s AS integer)) AS text)",
-        {"after_seconds": after_seconds, "most": limit},
-        decode=_json,
+        "SELECT tasker.resend_finalizations(CAST(%(quantity)s AS integer))", {"quantity": limit}, decode=first_value
     )
 
 

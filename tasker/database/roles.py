@@ -70,7 +70,6 @@ _WORKER = (
     "release_steps",
     "release_task_claim",
     "resend_finalizations",
-    "resend_finalizations",
     "set_executor_idle",
     "worker_heartbeat",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -10,22 +9,8 @@ from dataclasses import dataclass, field
 from tasker.errors import ConfigurationError
 from tasker.executors.stop import StopSignal
 from tasker.hosting.roles import Role
+from tasker.hosting.shared import SharedByte
 from tasker.hosting.yielding import YieldPipe
-
-
-class SharedFlag:
-    """One byte that the main process writes and every process of its pool reads."""
-
-    def __init__(self) -> None:
-        self._byte = mmap.mmap(-1, mmap.PAGESIZE)
-
-    def set(self, value: bool) -> None:
-        """Write it."""
-        self._byte[0] = value
-
-    def is_set(self) -> bool:
-        """Read it."""
-        return self._byte[0] != 0
 
 
 @dataclass
@@ -52,8 +37,8 @@ class WorkerHost:
     every_queue_but: frozenset[str] | None = None
     stop: StopSignal = field(default_factory=StopSignal)
     yields: YieldPipe = field(default_factory=YieldPipe)
-    detached: SharedFlag = field(default_factory=SharedFlag)
-    """Set while the consumer is between two broker connections: nobody could start a successor, so carry on."""
+    detached: SharedByte = field(default_factory=SharedByte)
+    """1 while the consumer is between two broker connections: nobody could start a successor, so carry on."""
 
     main_loop: Callable[[], Collection[int]] = tuple
     """The descriptors that the worker's main loop reads. In a solo pool the executor yields when one is readable."""

@@ -49,6 +49,7 @@ class ResidentExecutors:
         self._slots = [Slot(role) for role in host.roles]
         self._call_later: Callable[[float, Callable[[], Any]], Any] | None = None
         self._waited = False
+        self._asked = False
         self._yielded_at = 0.0
 
     # -- starting and stopping ------------------------------------------------------------------------------------
@@ -69,19 +70,15 @@ class ResidentExecutors:
             self._call_later = None
 
     def assign(self, roles: Sequence[Role]) -> None:
-        """Change what the slots host; executors in slots whose role changed are asked to yield, and replaced."""
+        """Change what the slots host. All executors are asked to yield, and followed by those of the new roles."""
         with self._lock:
-            changed = 0
-            slots = []
-            for index, role in enumerate(roles):
-                slot = self._slots[index] if index < len(self._slots) else Slot(role)
-                changed += slot.role != role and slot.occupant is not None
+            slots = self._slots[: len(roles)]
+            slots += [Slot(role) for role in roles[len(slots) :]]
+            for slot, role in zip(slots, roles, strict=True):
                 slot.role = role
-                slots.append(slot)
-            changed += sum(slot.occupant is not None for slot in self._slots[len(roles) :])
             self._slots = slots
-        for _ in range(changed):
-            self._host.yields.ask()
+            self._asked = True
+        self._host.yields.ask_all()
         self._soon()
 
     def call_soon(self, function: Callable[[], Any]) -> None:
@@ -152,13 +149,15 @@ class ResidentExecutors:
         reserved, active = _snapshot(state.reserved_requests), _snapshot(state.active_requests)
         waiting = sum(request.name != RUN_EXECUTORS for request in reserved - active)
         needed = waiting > max(0, self._consumer.pool.num_processes - len(active))
-        if not needed:
-            if self._waited:
-                self._host.yields.withdraw()
-        elif self._waited and time.monotonic() - self._yielded_at >= YIELD_PAUSE_SECONDS:
+        pause = time.monotonic() - self._yielded_at < YIELD_PAUSE_SECONDS
+        ask = needed and self._waited and not pause
+        if self._asked and (ask or not needed):
+            self._host.yields.withdraw()  # what nobody took in time
+            self._asked = False
+        if ask:
             self._yielded_at = time.monotonic()
-            self._host.yields.withdraw()
             self._host.yields.ask()
+            self._asked = True
         self._waited = needed
 
 

@@ -42,7 +42,7 @@ def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict
         while True:
             statistics = loop.run(core.settings.orchestration.executor_lifetime_seconds)
             # Between two of the worker's connections to the broker nobody would start a successor.
-            if not host.detached.is_set() or stop.is_set() or ticket.is_set():
+            if not host.detached.value or stop.is_set() or ticket.is_set():
                 return statistics.as_dict()
 
 

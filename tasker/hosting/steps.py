@@ -74,7 +74,7 @@ class HostExecutors(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Tasks can be consumed. With an event loop, the pool cannot take any yet: see below."""
         assert self._host is not None
-        self._host.detached.set(False)
+        self._host.detached.value = 0
         if consumer.hub is None:
             self._attach(consumer.timer)
 
@@ -88,7 +88,7 @@ class HostExecutors(bootsteps.StartStopStep):
         """The broker's connection was lost, or the worker ends."""
         assert self._host is not None
         assert self.residents is not None
-        self._host.detached.set(True)
+        self._host.detached.value = 1
         self.residents.detach()
         if self._timer is not None:
             consumer.timer.cancel(self._timer)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 
+from tasker.hosting.shared import SharedByte
+
 
 class YieldPipe:
     """Requests to yield, as bytes in a pipe that is made before the first fork and shared by all executors.
 
     The worker's main process asks, and may take a request back that nobody has taken. Each byte is read by exactly one
-    executor, so one request frees one slot, in whichever process its taker lives.
+    executor, so one request frees one slot, in whichever process its taker lives. ``ask_all`` raises a shared number
+    instead, which all executors that run by then see.
     """
 
     def __init__(self) -> None:
+        self._generation = SharedByte()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
@@ -23,13 +27,18 @@ class YieldPipe:
         with contextlib.suppress(BlockingIOError):  # a full pipe asks thousands already
             os.write(self._writer, b"y")
 
+    def ask_all(self) -> None:
+        """Ask all executors that run now. A request is left in the pipe, so that they look; withdraw it later."""
+        self._generation.value = (self._generation.value + 1) % 256
+        self.ask()
+
     def withdraw(self) -> int:
         """Take back the requests that nobody has taken, and return how many they were."""
         return len(self._read(4096))
 
     def ticket(self) -> YieldTicket:
         """What one run of one executor watches."""
-        return YieldTicket(self)
+        return YieldTicket(self, self._generation)
 
     def take(self) -> bool:
         """Take one request, if there is one."""
@@ -54,13 +63,15 @@ class YieldPipe:
 class YieldTicket:
     """One executor's view of a :class:`YieldPipe`: once it has taken a request, it stays raised for this run."""
 
-    def __init__(self, pipe: YieldPipe) -> None:
+    def __init__(self, pipe: YieldPipe, generation: SharedByte) -> None:
         self._pipe = pipe
+        self._generation = generation
+        self._mine = generation.value
         self._taken = False
 
     def is_set(self) -> bool:
         """Whether this executor is the one to yield; takes a waiting request."""
-        self._taken = self._taken or self._pipe.take()
+        self._taken = self._taken or self._generation.value != self._mine or self._pipe.take()
         return self._taken
 
     def fileno(self) -> int:

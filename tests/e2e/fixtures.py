@@ -1,4 +1,4 @@
-"""The fixture ``cluster``: ``pytest_plugins = ["tests.e2e.fixtures"]`` in a test module gives it."""
+"""The fixtures ``cluster`` and ``make_cluster``, which tests/conftest.py gives to all tests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Cluster
+from tests.integration import shapes
 
 MakeCluster = Callable[..., Cluster]
 
@@ -33,3 +34,14 @@ def make_cluster(tasker_database_url: str, tmp_path: Path, request: pytest.Fixtu
 def cluster(make_cluster: MakeCluster) -> Cluster:
     """A cluster with the settings of the environment ``test``."""
     return make_cluster()
+
+
+@pytest.fixture
+def shapes_cluster(make_cluster: MakeCluster) -> Cluster:
+    """Two processes that run the steps of ``tests.integration.shapes``, and an orchestration worker."""
+    cluster = make_cluster(TASKER_ENGINE__HANDLER_MODULES="tests.integration.shapes")
+    cluster.register(shapes.linear, shapes.diamond, shapes.tree, shapes.mixed)
+    cluster.worker("-Q", shapes.NAMESPACE, "-P", "prefork", "-c", "2", name="steps", ready=False)
+    cluster.worker("-Q", "orchestration", "-P", "threads", "-c", "1", name="orchestration")
+    cluster.wait_for_executors(2)
+    return cluster

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e import workflows
-from tests.e2e.harness import Cluster, wait_until
-
-pytest_plugins = ["tests.e2e.fixtures"]
+from tests.e2e.harness import Cluster
 
 
 def test_a_worker_without_queues_serves_all_of_them_and_those_that_come_later(cluster: Cluster) -> None:
@@ -51,13 +49,14 @@ def test_a_step_that_is_a_celery_task_runs_on_a_celery_worker(cluster: Cluster, 
 def test_a_step_that_is_a_celery_task_is_revoked_when_its_workflow_is_cancelled(cluster: Cluster) -> None:
     cluster.register(workflows.charge)
     cluster.worker("-P", "threads", "-c", "2", "-Q", "e2e,orchestration", name="tasker")
+    cards = cluster.worker("-P", "prefork", "-c", "1", "-Q", "cards", "-I", "tests.e2e.celery_tasks", name="cards")
+    gate = cluster.folder / "gate"
+    cluster.send("tests.e2e.celery_tasks.wait_for_file", str(gate), queue="cards")
     (handle,) = cluster.start(workflows.charge, {"amount": 5, "who": "ada"})
-    # Nobody consumes the queue yet: the task waits there.
-    wait_until(lambda: cluster.value("SELECT count(*) FROM tasker.step_timers WHERE kind = 'deadline'"), "it was sent")
-    idle = cluster.worker("-P", "solo", "-Q", "elsewhere", name="bystander")
+    cards.wait_for_log(r"charge_card\[[-0-9a-f]+:1\] received")
     cluster.client.cancel(handle.task_uuid)
-    idle.wait_for_log(r"Tasks flagged as revoked: [-0-9a-f]+:1")
-    cards = cluster.worker("-P", "solo", "-Q", "cards", "-I", "tests.e2e.celery_tasks", name="cards")
+    cards.wait_for_log(r"Tasks flagged as revoked: [-0-9a-f]+:1")
+    gate.touch()
     cards.wait_for_log(r"Discarding revoked task: tests\.e2e\.celery_tasks\.charge_card")
     assert handle.state == "cancelled"
 

@@ -135,3 +135,15 @@ def test_a_process_that_goes_on_after_sigterm_ends_when_its_grace_does() -> None
             threading.Event().wait(30)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGTERM
+
+
+def test_all_executors_that_run_can_be_asked_to_yield_and_their_successors_go_on() -> None:
+    pipe = YieldPipe()
+    tickets = [pipe.ticket() for _ in range(3)]
+    pipe.ask_all()
+    assert wait_readable([tickets[2]], 0)
+    assert all(ticket.is_set() for ticket in tickets)
+    pipe.withdraw()
+    assert not pipe.ticket().is_set()
+    assert all(ticket.is_set() for ticket in tickets)
+    pipe.close()
