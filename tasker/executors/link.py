@@ -167,4 +167,8 @@ class Link:
         connection = self._circuit.call(self._database.connect, application_name=self._name)
         with self._lock:
             self._connection, self._clock_offset, self._statement_timeout_ms = connection, offset, None
+            closed = self._closed
+        if closed:  # while it was being opened
+            self.drop()
+            raise RuntimeError(f"{self._name} is closed")
         return connection
