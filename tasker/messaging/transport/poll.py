@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 import psycopg
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus
 
 _STATEMENT = b"tasker_celery_poll"
 _QUERY = b"SELECT queue, pgmq_queue, msg_id, read_ct, message FROM tasker.celery_poll($1::jsonb)"
@@ -98,7 +98,7 @@ class Poller:
     def send(self, request: PollRequest, consumer: int) -> None:
         """Send ``request`` without waiting for its answer."""
         if not self._prepared:
-            _check(self._pgconn.prepare(_STATEMENT, _QUERY))
+            self._check(self._pgconn.prepare(_STATEMENT, _QUERY))
             self._prepared = True
         self._pgconn.send_query_prepared(_STATEMENT, [request.encode(consumer)])
         while self._pgconn.flush():
@@ -124,8 +124,17 @@ class Poller:
             else:
                 failure = result
         if failure is not None:
-            _check(failure)
+            self._check(failure)
         return deliveries
+
+    def _check(self, result: Any) -> None:
+        if result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            return
+        error = error_from_result(result)
+        if self._pgconn.status != ConnStatus.OK and not isinstance(error, psycopg.OperationalError):
+            # A connection that broke has no SQLSTATE to tell, and Celery reconnects on errors of this class alone.
+            raise psycopg.OperationalError(str(error)) from error
+        raise error
 
     def _wait(self, events: int) -> None:
         poller = select.poll()
@@ -145,8 +154,3 @@ def _rows(result: Any) -> Iterable[Delivery]:
                 int(result.get_value(row, 3)),
                 result.get_value(row, 4).decode(),
             )
-
-
-def _check(result: Any) -> None:
-    if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-        raise error_from_result(result)
