@@ -41,6 +41,9 @@ STUCK_SECONDS = 120.0
 """How long nothing may move before something is wrong."""
 
 LOOK_SECONDS = 0.25
+PROCESSES_PER_CORE = 2
+"""The example's handlers spend half of their time waiting for commits."""
+
 QUICK = {
     "TASKER_ORCHESTRATION__HEARTBEAT_INTERVAL_SECONDS": "1",
     "TASKER_ORCHESTRATION__HEALTH_CHECK_INTERVAL_SECONDS": "2",
@@ -51,7 +54,7 @@ QUICK = {
 @command()
 @click.option("--orders", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="How many orders.")
 @click.option("--keep", is_flag=True, help="Leave everything running afterwards, until Ctrl-C.")
-@click.option("--concurrency", "-c", type=click.IntRange(min=1), help="Processes that run steps; else one per core.")
+@click.option("--concurrency", "-c", type=click.IntRange(min=1), help="Processes that run steps; else two per core.")
 @click.option("--flower/--no-flower", default=True, show_default=True, help="Also start Flower, the monitor.")
 @click.option("--flower-port", default=FLOWER_PORT, show_default=True, help="Its port, or another if it is taken.")
 def demo(orders: int, keep: bool, concurrency: int | None, flower: bool, flower_port: int) -> None:
@@ -64,7 +67,7 @@ def demo(orders: int, keep: bool, concurrency: int | None, flower: bool, flower_
 
     screen = Screen(Output())
     example = _Example(orders)
-    concurrency = concurrency or os.cpu_count() or 1
+    concurrency = concurrency or PROCESSES_PER_CORE * (os.cpu_count() or 1)
     port = _free_port(flower_port) if flower else None
     stopped = threading.Event()
     supervisor: Supervisor | None = None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import order_fulfillment.__main__
 from order_fulfillment import shop
 from order_fulfillment.checks import run_checks
 from order_fulfillment.progress import read_outcomes, read_progress
@@ -101,3 +104,19 @@ def test_orders_on_real_workers_survive_the_death_of_one_of_them(shop_url: str, 
 
     cluster.wait(handles)
     assert_all_is_right(shop_url, submissions)
+
+
+def test_the_steps_by_hand_come_to_the_same(shop_url: str, tasker_core: OrchestrationCore, tasker_clock: Clock) -> None:
+    def by_hand(*arguments: str) -> str:
+        done = CliRunner().invoke(order_fulfillment.__main__.main, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert by_hand("set-up") == "registered fulfillment/process_order:1.0.0\n"
+    assert by_hand("submit", "--orders", "30") == "31 orders sent, 30 of them new\n"
+    assert "engine and shop agree" not in by_hand("show", "--orders", "30")
+    with closing(shop.connect(shop_url)) as connection:
+        while read_progress(connection).finished < 30:
+            run_until_idle(tasker_core)
+            tasker_clock.advance(seconds=5)
+    assert re.search(r"engine and shop agree +yes", by_hand("show", "--orders", "30"))
