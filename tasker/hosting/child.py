@@ -1,4 +1,4 @@
-"""``python -m tasker.hosting.child …``: ``celery …`` as a child that ends, in order, when its parent dies."""
+"""``python -m tasker.hosting.child PARENT …``: ``celery …`` as a child that ends, in order, when its parent dies."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 _LOOK_SECONDS = 1.0
 
 
-def end_with_parent() -> None:
-    """Have this process sent SIGTERM when its parent is gone, however it went."""
-    parent = os.getppid()
+def end_with(parent: int) -> None:
+    """Have this process sent SIGTERM when its parent is gone, however it went.
+
+    Args:
+        parent: the parent's process id; were it asked for here, it could be gone already.
+    """
     if sys.platform == "linux":
         from billiard.util import set_pdeathsig
 
         set_pdeathsig(signal.SIGTERM)
-        if os.getppid() != parent:  # it died before it could have been noticed
-            os.kill(os.getpid(), signal.SIGTERM)
-        return
+    else:
+        threading.Thread(target=_watch, args=(parent,), name="tasker-parent-watch", daemon=True).start()
+    if os.getppid() != parent:
+        sys.exit("the process that started this one is gone")
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_LOOK_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, name="tasker-parent-watch", daemon=True).start()
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:
-    """Run Celery with this process's arguments."""
-    end_with_parent()
+    """Run Celery with what follows the parent's process id."""
+    parent = int(sys.argv.pop(1))
+    end_with(parent)
+    # Said once by whoever runs Celery by hand; a program of several workers need not repeat it for each.
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     from celery.bin.celery import main as celery
 
     sys.exit(celery())

@@ -105,11 +105,11 @@ class Hosting:
             for name in host.also_consumed((ORCHESTRATION_QUEUE, *namespaces)):
                 queues.select_add(name)
         host.roles = _roles(host, settings, list(queues.consume_from), namespaces)
-        if host.roles:
+        if host.roles or host.every_queue_but is not None:
             refuse_unfit(worker, pool)
             host.spare_slots = add_slots(worker, pool, settings.orchestration.spare_slots)
         elif pool != SOLO:
-            # Should one of its queues become a namespace, its executors leave the spare slots free.
+            # Should one of its queues turn out to be a namespace's, its executors leave the spare slots free.
             host.executor_slots = max(1, host.slots - settings.orchestration.spare_slots)
         if pool == SOLO:
             quieten_solo()

@@ -145,7 +145,15 @@ class Supervisor:
         running.starts += 1
         running.started_at = time.monotonic()
         process = running.process = subprocess.Popen(
-            [sys.executable, "-m", "tasker.hosting.child", "-A", self._app, *running.program.arguments],
+            [
+                sys.executable,
+                "-m",
+                "tasker.hosting.child",
+                str(os.getpid()),
+                "-A",
+                self._app,
+                *running.program.arguments,
+            ],
             env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

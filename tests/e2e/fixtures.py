@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Cluster
-from tests.integration import shapes
 
 MakeCluster = Callable[..., Cluster]
 
@@ -39,6 +38,8 @@ def cluster(make_cluster: MakeCluster) -> Cluster:
 @pytest.fixture
 def shapes_cluster(make_cluster: MakeCluster) -> Cluster:
     """Two processes that run the steps of ``tests.integration.shapes``, and an orchestration worker."""
+    from tests.integration import shapes
+
     cluster = make_cluster(TASKER_ENGINE__HANDLER_MODULES="tests.integration.shapes")
     cluster.register(shapes.linear, shapes.diamond, shapes.tree, shapes.mixed)
     cluster.worker("-Q", shapes.NAMESPACE, "-P", "prefork", "-c", "2", name="steps", ready=False)
