@@ -44,7 +44,7 @@ BEGIN
         ELSIF entry.key IN ('run_at', 'parent_task_uuid') THEN
             BEGIN
                 IF entry.key = 'run_at' THEN
-                    PERFORM (entry.value #>> '{}')::timestamptz;
+                    message := CASE WHEN NOT isfinite((entry.value #>> '{}')::timestamptz) THEN 'must be a time that comes' END;
                 ELSE
                     PERFORM (entry.value #>> '{}')::uuid;
                 END IF;

@@ -49,7 +49,7 @@ BEGIN
     IF request->'finished' IS NOT NULL THEN
         PERFORM tasker.delete_finished_receipts(me, ARRAY(SELECT jsonb_array_elements_text(request->'finished')::bigint));
     END IF;
-    SELECT coalesce(array_agg(n.queue ORDER BY n.queue), '{}') INTO served
+    SELECT coalesce(array_agg(DISTINCT n.queue ORDER BY n.queue), '{}') INTO served
     FROM jsonb_array_elements_text(request->'queues') AS q(name)
     JOIN tasker.namespaces AS n ON n.queue = q.name
     WHERE n.paused_at IS NULL;
@@ -157,8 +157,8 @@ BEGIN
                     CONTINUE;
                 END IF;
                 CONTINUE WHEN alone OR over_budget OR cardinality(take_tasks) >= wanted;
-                -- A second message for a step that an earlier round took: the table does not show that yet.
-                CONTINUE WHEN round > 1 AND step.task_uuid = ANY (take_tasks) AND EXISTS (
+                -- A second message for a step that an earlier turn took: the table does not show that yet.
+                CONTINUE WHEN (round > 1 OR turn > 0) AND step.task_uuid = ANY (take_tasks) AND EXISTS (
                     SELECT FROM unnest(take_tasks, take_positions, take_maps) AS k(task_uuid, step_position, map_index)
                     WHERE k.task_uuid = step.task_uuid AND k.step_position = step.step_position
                       AND k.map_index = step.map_index);

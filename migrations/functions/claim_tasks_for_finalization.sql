@@ -36,6 +36,11 @@ BEGIN
             later := later || message.msg_id;
             CONTINUE;
         END IF;
+        IF EXISTS (SELECT FROM unnest(claims) AS c WHERE (c->>'task_uuid')::uuid = (message.body->>'task_uuid')::uuid) THEN
+            -- Sent twice: the first message guards the claim, and its hooks run once.
+            over := over || message.msg_id;
+            CONTINUE;
+        END IF;
         SELECT * INTO claim FROM tasker.claim_task_for_finalization(
             (message.body->>'task_uuid')::uuid, request->>'processor', lasting);
         IF claim.claimed THEN

@@ -13,7 +13,7 @@ BEGIN
     DELETE FROM tasker.step_claims AS r
     WHERE r.ctid = ANY (ARRAY(
         SELECT c.tid
-        FROM unnest(call_nos) AS n(call_no)
+        FROM (SELECT DISTINCT u.call_no FROM unnest(call_nos) AS u(call_no) ORDER BY u.call_no OFFSET 0) AS n
         CROSS JOIN LATERAL (SELECT x.ctid AS tid, x.* FROM tasker.step_claims AS x
                             WHERE x.executor = delete_finished_receipts.executor AND x.call_no = n.call_no
                             FOR UPDATE) AS c

@@ -81,6 +81,11 @@ BEGIN
             sent := sent + cardinality(part.tasks);
         END IF;
     END LOOP;
+    -- A message whose task does not exist (pruned) is used up; one whose task is locked by another is not.
+    SELECT used || coalesce(array_agg(m.msg_id), '{}') INTO used
+    FROM unnest(batch.msg_ids, batch.messages) AS m(msg_id, body)
+    WHERE tasker.is_step_enqueue_message(m.body)
+      AND NOT EXISTS (SELECT FROM tasker.tasks AS x WHERE x.task_uuid = (m.body->>'task_uuid')::uuid);
     PERFORM tasker.queue_remove('step_enqueue', used);
     IF cardinality(onward) > 0 THEN
         PERFORM tasker.queue_send('step_enqueue', onward);

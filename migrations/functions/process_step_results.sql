@@ -45,11 +45,12 @@ BEGIN
         n_rejected := tasker.reject_messages(own, rejected);
     END IF;
 
-    -- Deadlines. Their steps are read without a lock here; settle_outcomes decides under the locks, by the fence.
+    -- Deadlines. Their steps are read without a lock here; settle_outcomes decides under the locks, by the fence. The timers are
+    -- locked without waiting: a cancellation that holds one may want a task that the outcomes above have locked.
     WITH due AS MATERIALIZED (
         SELECT w.task_uuid, w.position, w.map_index, w.fence FROM tasker.step_timers AS w
         WHERE w.queue = own AND w.due_at <= tasker.now() AND w.kind = 'deadline'
-        ORDER BY w.due_at LIMIT coalesce((request->>'deadline_limit')::integer, 100)
+        ORDER BY w.due_at LIMIT greatest(coalesce((request->>'deadline_limit')::integer, 100), 0) FOR UPDATE SKIP LOCKED
     ), looked AS MATERIALIZED (
         SELECT d.*, s.step_uuid, s.executor, s.state = 'in_progress' AND s.fence = d.fence AS running
         FROM due AS d

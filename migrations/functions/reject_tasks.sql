@@ -14,18 +14,19 @@ DECLARE
 BEGIN
     PERFORM tasker.assert_read_committed('reject_tasks');
     FOR r IN
-        SELECT k.task_uuid, k.why, t.total
+        SELECT k.task_uuid, k.why, (SELECT count(*)::integer FROM tasker.workflow_steps AS s
+                                     WHERE s.task_uuid = k.task_uuid AND s.finished_at IS NULL) AS open
         FROM (SELECT (e.entry->>'task_uuid')::uuid AS task_uuid,
                      left(concat_ws(': ', e.entry->>'reason', e.entry->>'message'), 4096) AS why
               FROM jsonb_array_elements(request->'tasks') AS e(entry) ORDER BY 1 OFFSET 0) AS k
         CROSS JOIN LATERAL (
-            SELECT x.total FROM tasker.tasks AS x
+            SELECT FROM tasker.tasks AS x
             WHERE x.task_uuid = k.task_uuid AND x.state = 'pending' AND x.admitted_at IS NULL
               AND (x.claimed_by IS NULL OR x.claimed_by = request->>'processor')
             FOR NO KEY UPDATE) AS t
     LOOP
         SELECT * INTO ended FROM tasker.end_tasks(
-            ARRAY[r.task_uuid], ARRAY['pending'], ARRAY['error'], ARRAY[r.total], ARRAY[0], ARRAY[0],
+            ARRAY[r.task_uuid], ARRAY['pending'], ARRAY['error'], ARRAY[r.open], ARRAY[0], ARRAY[0],
             request->>'processor', r.why, clock_timestamp());
         finished := finished || ended.finished; queues := queues || ended.queues;
     END LOOP;

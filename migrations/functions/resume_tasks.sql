@@ -34,8 +34,10 @@ BEGIN
             queues := queues || 'admission'::text;
             CONTINUE;
         END IF;
+        -- Running steps too: a release takes no task lock. One that committed after the look below would leave a message that a
+        -- claim, still reading "paused", drops.
         PERFORM FROM tasker.workflow_steps AS x
-        WHERE x.task_uuid = id AND x.state IN ('enqueued', 'waiting_for_retry')
+        WHERE x.task_uuid = id AND x.state IN ('enqueued', 'in_progress', 'waiting_for_retry')
         ORDER BY x.task_uuid, x.position, x.map_index FOR NO KEY UPDATE;
         SELECT array_agg(s.task_uuid) AS tasks, array_agg(s.step_uuid) AS steps, array_agg(s.position) AS positions,
                array_agg(s.map_index) AS maps, array_agg(n.queue) AS queues, array_agg(-1) AS parents

@@ -67,7 +67,7 @@ BEGIN
                             FOR NO KEY UPDATE SKIP LOCKED) AS t;
     END IF;
     locked := coalesce(locked, '{}');
-    said := array_fill(NULL::jsonb, ARRAY[cardinality(o_tasks)]);
+    said := array_fill(NULL::jsonb, ARRAY[coalesce(cardinality(o_tasks), 0)]);
 
     -- Lock the steps, in order, as they are read. Those of tasks that are busy are only looked at.
     FOR o IN
@@ -100,6 +100,9 @@ BEGIN
             verdict := 'stale'; why := 'repeated_in_batch';
         ELSIF o.status IS NULL OR o.status NOT IN ('complete', 'error', 'delegated') THEN
             RAISE EXCEPTION 'outcome %: status must be complete, error or delegated', o.no - 1
+                USING ERRCODE = 'TK001', COLUMN = format('outcomes[%s].status', o.no - 1);
+        ELSIF o.status = 'delegated' AND NOT o.delegated THEN
+            RAISE EXCEPTION 'outcome %: the step is not delegated by its workflow', o.no - 1
                 USING ERRCODE = 'TK001', COLUMN = format('outcomes[%s].status', o.no - 1);
         ELSIF o.state <> 'in_progress' OR o.fence IS DISTINCT FROM o.now_fence OR o.executor IS DISTINCT FROM o.now_executor THEN
             -- A repeated report is accepted only if this very fence ended in this outcome.

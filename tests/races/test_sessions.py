@@ -228,3 +228,46 @@ def test_the_sweep_and_a_late_completion_settle_a_step_once(core: Core, second: 
     assert sweep(core)["requeued"] == 0
     assert core.one("SELECT count(*) FROM tasker.step_claims") == 0
     assert core.executor().run_all() == 1
+
+
+def test_a_release_that_overlaps_a_resume_loses_no_message(core: Core, second: Core) -> None:
+    core.register("order", {"a": []})
+    (task,) = core.create("order")
+    worker = core.executor()
+    steps = worker.claim()
+    core.call("pause_tasks", {"task_uuids": [task]})
+    other = second.executor()
+    third = Core(core.url)
+    try:
+        with second.connection.transaction():
+            second.call("resume_tasks", {"task_uuids": [task]})
+            release = Running(lambda: worker.release(steps, finished=[1]))
+            wait_until(lambda: release.answer is not None or is_blocked(second, core), "the release to end or to wait")
+            # Whoever claims now still reads "paused", and drops the message if it is there.
+            assert twin(other, third).claim() == []
+        assert release.join()["released"] == 1
+    finally:
+        third.close()
+    assert other.run_all() == 1
+    assert core.task(task)["state"] == "complete"
+
+
+def test_recording_results_waits_for_no_deadline_that_a_cancellation_holds(core: Core, second: Core) -> None:
+    core.register("order", {"a": [], "b": []}, step={"delegated": True, "timeout_seconds": 60})
+    first, last = core.create("order", 2)
+    worker = core.executor()
+    steps = worker.claim()
+    worker.complete(steps, outcome={"status": "delegated", "deadline_seconds": 60})
+    core.call("resolve_step", {"task_uuid": first, "step": "a", "results": None})
+    (mine,) = [s for s in steps if s["task_uuid"] == last and s["position"] == 0]
+    outcome = {key: mine[key] for key in ("task_uuid", "step_uuid", "fence")}
+    outcome |= {"executor": worker.uuid, "status": "complete", "results": 1}
+    second.connection.execute("SET lock_timeout = '5s'")
+    with core.connection.transaction():
+        core.call("cancel_tasks", {"task_uuids": [first]})
+        # It has locked the last task when it comes to the deadlines; the canceller may want that task next.
+        answer = second.call("process_step_results", {"messages": [{"msg_id": 1, "outcome": outcome}]})
+        assert [o["answer"] for o in answer["outcomes"]] == ["accepted"]
+        assert answer["revoke"] == []
+        core.call("cancel_tasks", {"task_uuids": [last]})
+    assert len(second.call("process_step_results", {})["revoke"]) == 3
