@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import sys
+from types import ModuleType
 from typing import Any
 
 from celery import Celery
@@ -35,7 +35,17 @@ CONFIG_MODULE = "celeryconfig"
 
 register()
 
-app = Celery("tasker")
+
+class TaskerApp(Celery):
+    """A Celery app that is configured by Tasker's settings."""
+
+    def on_configure(self) -> None:
+        """Called once, when the configuration is first needed. What is wrong with it is raised where it is needed."""
+        # One plain mapping, which can also be sent to pool processes that are spawned.
+        self.config_from_object(_configuration())
+
+
+app = TaskerApp("tasker")
 """The application; also ``tasker.celery``."""
 
 steps = CelerySteps(app)
@@ -48,39 +58,36 @@ def _make_core() -> OrchestrationCore:
 hosting = install(app, _make_core)
 
 
-def _config_module() -> str | None:
-    """The module of the user's Celery settings, imported; ``None`` if there is none. Its errors are theirs to see."""
-    name = os.environ.get(CONFIG_MODULE_VARIABLE)
-    with cwd_in_path():
-        if name is None and importlib.util.find_spec(CONFIG_MODULE) is None:
-            return None
-        return importlib.import_module(name or CONFIG_MODULE).__name__
-
-
-def _configure(**_: Any) -> None:
-    name = _config_module()
-    if name is not None:
-        app.config_from_object(name)  # by name, which can be pickled, as spawned pool processes need
-
-
-def _defaults() -> dict[str, Any]:
-    settings = ConfigManager.load()
-    defaults: dict[str, Any] = {
+def _configuration() -> dict[str, Any]:
+    settings, user = ConfigManager.load(), _users_settings()
+    ours: dict[str, Any] = {
         "task_routes": {"tasker.*": {"queue": ORCHESTRATION_QUEUE}},
-        "beat_schedule": beat_schedule(settings),
         "broker_connection_retry_on_startup": True,
         # What a worker fetched and has no slot for, no other worker can take.
         "worker_prefetch_multiplier": 1,
     }
-    if not (os.environ.get("CELERY_BROKER_URL") or hasattr(sys.modules.get(_config_module() or ""), "broker_url")):
-        defaults["broker_url"] = broker_url_of(_database_url(settings))
-    return defaults
+    if "broker_url" not in user and not os.environ.get("CELERY_BROKER_URL"):
+        ours["broker_url"] = broker_url_of(_database_url(settings))
+    # The user's entries stand beside ours; one of the same name wins.
+    entries = {**beat_schedule(settings), **user.pop("beat_schedule", {})}
+    return {**ours, **user, "beat_schedule": entries}
+
+
+def _users_settings() -> dict[str, Any]:
+    """What the user's module says; nothing if there is none. An error inside it is theirs to see."""
+    name = os.environ.get(CONFIG_MODULE_VARIABLE)
+    with cwd_in_path():
+        if name is None and importlib.util.find_spec(CONFIG_MODULE) is None:
+            return {}
+        module = importlib.import_module(name or CONFIG_MODULE)
+    return {
+        key: value
+        for key, value in vars(module).items()
+        # Not settings, but what they are made of: imported modules, and features of the language.
+        if not (key.startswith("_") or isinstance(value, ModuleType) or type(value).__module__ == "__future__")
+    }
 
 
 def _database_url(settings: Settings) -> str:
     """Where the database is: the embedded one is started if no other is named, and shared by all who do the same."""
     return settings.database.url or EmbeddedServer.start().url
-
-
-app.on_configure.connect(_configure, weak=False)
-app.add_defaults(_defaults)

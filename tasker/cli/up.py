@@ -43,7 +43,7 @@ def up(concurrency: int | None, loglevel: str, flower: bool, flower_port: int, a
     from tasker.hosting.supervisor import Supervisor
 
     lines = _Lines()
-    with prepared_database(lines) as settings, tempfile.TemporaryDirectory(prefix="tasker-up-") as folder:
+    with prepared_database(lines), tempfile.TemporaryDirectory(prefix="tasker-up-") as folder:
         programs = programs_of(
             Path(folder),
             concurrency=concurrency or os.cpu_count() or 1,
@@ -62,7 +62,6 @@ def up(concurrency: int | None, loglevel: str, flower: bool, flower_port: int, a
             finally:
                 in_order = supervisor.end(STOP_SECONDS)
     lines.note("Stopped." if in_order else "Stopped; what did not end in time was killed, and is taken up next time.")
-    del settings
 
 
 def programs_of(folder: Path, *, concurrency: int, loglevel: str, flower_port: int | None) -> list[Program]:

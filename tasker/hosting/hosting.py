@@ -26,9 +26,9 @@ from tasker.hosting.quiet import quieten_solo
 from tasker.hosting.registration import Registration
 from tasker.hosting.resident import RUN_EXECUTORS, ResidentExecutors
 from tasker.hosting.roles import ORCHESTRATION_QUEUE, Role, roles_of
-from tasker.hosting.run import close_kept
 from tasker.hosting.steps import HostExecutors, StopExecutors
 from tasker.hosting.tasks import Tasks
+from tasker.messaging.client import PgmqClient
 from tasker.messaging.queues import STEP_RESULTS
 
 if TYPE_CHECKING:
@@ -77,8 +77,6 @@ class Hosting:
 
     def post(self, outcome: Mapping[str, Any]) -> None:
         """Send the outcome of a delegated step to those who process it."""
-        from tasker.messaging.client import PgmqClient
-
         core = self.process.get()
         PgmqClient(core.database, core.settings.pgmq).send(STEP_RESULTS, dict(outcome))
 
@@ -146,7 +144,6 @@ class Hosting:
         registration = self._registrations.pop(host.hostname, None)
         if registration is not None:
             registration.end()
-        close_kept(host.hostname)
         self.process.close()
 
     def _look(self) -> tuple[Settings, Sequence[str]]:

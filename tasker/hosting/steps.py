@@ -10,6 +10,7 @@ from celery import bootsteps
 
 from tasker.hosting.host import find_host
 from tasker.hosting.resident import CHECK_SECONDS, ResidentExecutors
+from tasker.hosting.run import close_kept
 
 
 class StopExecutors(bootsteps.StartStopStep):
@@ -43,10 +44,12 @@ class StopExecutors(bootsteps.StartStopStep):
     def stop(self, worker: Any) -> None:
         """At a warm end."""
         self._stop()
+        close_kept(worker.hostname)
 
     def terminate(self, worker: Any) -> None:
         """At a cold end."""
         self._stop()
+        close_kept(worker.hostname)
 
     def _stop(self) -> None:
         if self._host is not None:

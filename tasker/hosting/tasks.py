@@ -112,8 +112,11 @@ class Tasks:
         loop = self._hosting.process.get().build_loop(
             [ExecutorKind(kind)], stop=stop, worker=request.hostname or "celery"
         )
+        total = 0
         try:
-            return loop.drain_all()
+            while not stop.is_set() and (taken := loop.drain_all()):
+                total += taken
+            return total
         finally:
             loop.close()
             if host is None:
