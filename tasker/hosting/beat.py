@@ -30,5 +30,6 @@ def _entry(task: str, args: tuple[Any, ...], period_seconds: float) -> dict[str,
         "task": task,
         "schedule": period_seconds,
         "args": args,
-        "options": {"queue": ORCHESTRATION_QUEUE, "expires": period_seconds},
+        # Nobody asks for these results: they are in the log and in the task's event.
+        "options": {"queue": ORCHESTRATION_QUEUE, "expires": period_seconds, "ignore_result": True},
     }

@@ -14,7 +14,7 @@ RESTART_SECONDS = 0.001
 FIRST_PAUSE_SECONDS = 0.1
 """The same after a failure; doubles with each further one."""
 
-LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 10.0
 
 
 class Occupant:

@@ -42,6 +42,8 @@ def test_missing_executors_are_asked_for_and_take_a_free_slot(make_cluster: Make
     cluster.beat()
     executors = cluster.wait_for_executors(2)
     assert {executor["worker"] for executor in executors} == {"steps@test"}
+    # The message is acknowledged while its executor runs: it must not come again.
+    wait_until(lambda: cluster.value("SELECT count(*) FROM pgmq.q_celery_e2e") == 0, "nothing is left in the queue")
     assert [executor["queues"] for executor in executors] == [["e2e_queue", "e2e_other_queue"]] * 2
     handles = cluster.start(workflows.linear, {"n": 1})
     assert cluster.wait(handles) == ["complete"]

@@ -10,8 +10,8 @@ import pytest
 from tests.e2e import workflows
 from tests.e2e.harness import CeleryProcess, Cluster, wait_until
 
-TASKS = 60
-STEP_SECONDS = 0.02
+TASKS = 80
+STEP_SECONDS = 0.03
 
 
 def under_load(cluster: Cluster, *arguments: str) -> CeleryProcess:
