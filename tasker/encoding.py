@@ -6,9 +6,11 @@ One encoder for contexts, results, messages and events. ``orjson`` alone accepts
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -19,6 +21,7 @@ from tasker.errors import PayloadTooLarge, ValueNotStorable
 JSONValue = Any
 """None, bool, int, float, str, a list of these or a dict of them with string keys."""
 
+MAX_PATH_SHOWN = 100
 _OPTIONS = orjson.OPT_UTC_Z
 
 
@@ -40,7 +43,7 @@ def encode(value: object, *, what: str = "value", max_bytes: int | None = None) 
         path = _find_bad(value)
         raise ValueNotStorable(
             f"{what} cannot be stored as JSON{_at(path)}: {error}",
-            hint="return plain JSON values: dict with string keys, list, str, int, finite float, bool, None",
+            hint="use plain JSON values: dict with string keys, list, str, int of 64 bits, finite float, bool, None",
             field=path,
         ) from error
     # NUL travels as a six-character escape and NaN as null: both are silent in orjson, so look for their traces only.
@@ -49,7 +52,7 @@ def encode(value: object, *, what: str = "value", max_bytes: int | None = None) 
         if path is not None:
             raise ValueNotStorable(
                 f"{what} cannot be stored as JSON{_at(path)}: NaN, infinity and NUL characters have no place in jsonb",
-                hint="replace them before returning, for instance by null or an empty string",
+                hint="replace them, for instance by null or an empty string",
                 field=path,
             )
     if max_bytes is not None and len(encoded) > max_bytes:
@@ -61,8 +64,30 @@ def encode(value: object, *, what: str = "value", max_bytes: int | None = None) 
 
 
 def decode(data: bytes | str | memoryview) -> JSONValue:
-    """The value that ``data``, a JSON text, stands for."""
-    return orjson.loads(data)
+    """The value that ``data``, a JSON text, stands for.
+
+    PostgreSQL's numbers reach further than a double, so what other languages stored may, too: such a number becomes an
+    ``int``, which no answer with it in it can do without.
+
+    Raises:
+        ValueError: it is no JSON, or nested deeper than can be read.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        try:
+            text = bytes(data) if isinstance(data, memoryview) else data
+            return json.loads(text, parse_int=_number, parse_float=_number)
+        except (ValueError, RecursionError):
+            raise error from None
+
+
+def _number(text: str) -> int | float:
+    """As orjson reads numbers, and those beyond a double as whole ones."""
+    if len(text) < 20 and text.removeprefix("-").isdigit():
+        return int(text)
+    number = float(text)
+    return number if math.isfinite(number) else int(Decimal(text))
 
 
 def _default(value: object) -> object:
@@ -74,7 +99,9 @@ def _default(value: object) -> object:
 
 
 def _at(path: str | None) -> str:
-    return "" if not path else f" at {path}"
+    if not path:
+        return ""
+    return f" at {path}" if len(path) <= MAX_PATH_SHOWN else f" at {path[:MAX_PATH_SHOWN]}…"
 
 
 def _find_bad(value: object, path: str = "$", depth: int = 0) -> str | None:

@@ -16,7 +16,7 @@ DECLARE
     queues text[] := ARRAY['orchestration_step_results'];
 BEGIN
     PERFORM tasker.assert_read_committed('cancel_tasks');
-    FOR id IN SELECT DISTINCT u.id::uuid FROM jsonb_array_elements_text(request->'task_uuids') AS u(id) ORDER BY 1 LOOP
+    FOR id IN SELECT DISTINCT tasker.to_uuid(u.id, 'task_uuids') FROM jsonb_array_elements_text(request->'task_uuids') AS u(id) ORDER BY 1 LOOP
         PERFORM FROM tasker.tasks AS x WHERE x.task_uuid = id FOR NO KEY UPDATE;
         SELECT x.state INTO t FROM tasker.tasks AS x WHERE x.task_uuid = id;
         IF t.state IS NULL OR t.state NOT IN ('pending', 'in_progress', 'paused') THEN

@@ -17,11 +17,12 @@ BEGIN
         kind := jsonb_typeof(entry.value);
         field := entry.key;
         IF entry.key <> ALL (known) THEN
-            message := format('unknown field; known are %s', array_to_string(known, ', '));
+            message := format('is an unknown field; known are %s', array_to_string(known, ', '));
         ELSIF kind = 'null' THEN
             CONTINUE;
         ELSIF entry.key = 'context' THEN
-            message := CASE WHEN kind <> 'object' THEN 'must be an object, not ' || kind END;
+            message := CASE WHEN kind <> 'object' THEN 'must be an object, not ' || kind
+                            WHEN tasker.json_is_deep(entry.value) THEN 'is nested deeper than 200 levels' END;
         ELSIF entry.key = 'priority' THEN
             message := CASE WHEN kind <> 'number' OR entry.value::text !~ '^-?[0-9]{1,9}$'
                             THEN 'must be a whole number of at most 9 digits' END;
@@ -30,8 +31,8 @@ BEGIN
         ELSIF entry.key = 'tags' THEN
             message := CASE WHEN kind <> 'array' OR jsonb_array_length(entry.value) > 100
                               OR EXISTS (SELECT FROM jsonb_array_elements(CASE kind WHEN 'array' THEN entry.value ELSE '[]' END) AS t
-                                         WHERE jsonb_typeof(t) <> 'string')
-                            THEN 'must be an array of at most 100 strings' END;
+                                         WHERE jsonb_typeof(t) <> 'string' OR length(t #>> '{}') > 1024)
+                            THEN 'must be an array of at most 100 strings, each of at most 1024 characters' END;
         ELSIF kind <> 'string' THEN
             message := 'must be a string, not ' || kind;
         ELSIF length(entry.value #>> '{}') > 1024 THEN

@@ -47,8 +47,8 @@ BEGIN
         SELECT r.no - 1 AS request_no, r.request->>'namespace' AS namespace, r.request->>'name' AS name,
                r.request->>'version' AS version INTO problem
         FROM unnest(requests, ids) WITH ORDINALITY AS r(request, id, no) WHERE r.id IS NULL ORDER BY r.no LIMIT 1;
-        RAISE EXCEPTION 'request %: no workflow %/% % is registered', problem.request_no, problem.namespace, problem.name,
-            coalesce('of version ' || problem.version, '')
+        RAISE EXCEPTION 'request %: no workflow % is registered', problem.request_no,
+            format('%s/%s', problem.namespace, problem.name) || coalesce(' of version ' || problem.version, '')
             USING ERRCODE = 'TK002', COLUMN = CASE WHEN problem.version IS NULL THEN 'name' ELSE 'version' END,
                   HINT = 'register it first (tasker template register FILE), or look what is there (tasker template list)';
     END IF;

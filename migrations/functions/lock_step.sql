@@ -14,9 +14,11 @@ DECLARE
 BEGIN
     IF request->>'step_uuid' IS NOT NULL THEN
         SELECT k.step_position, k.step_map_index INTO step_position, map_index
-        FROM tasker.step_key(id, (request->>'step_uuid')::uuid) AS k;
+        FROM tasker.step_key(id, tasker.to_uuid(request->>'step_uuid', 'step_uuid')) AS k;
     ELSIF request->>'position' IS NOT NULL THEN
-        step_position := (request->>'position')::integer; map_index := coalesce((request->>'map_index')::integer, 0);
+        -- What is no number finds no step.
+        step_position := CASE WHEN request->>'position' ~ '^[0-9]{1,5}$' THEN (request->>'position')::integer END;
+        map_index := CASE WHEN coalesce(request->>'map_index', '0') ~ '^[0-9]{1,8}$' THEN coalesce((request->>'map_index')::integer, 0) END;
     ELSE
         SELECT x.position, 0 INTO step_position, map_index FROM tasker.named_steps AS x
         WHERE x.named_task_id = lock_step.named_task_id AND x.name = request->>'step';

@@ -13,7 +13,7 @@ DECLARE
     told jsonb[] := ARRAY[]::jsonb[];
 BEGIN
     PERFORM tasker.assert_read_committed('pause_tasks');
-    FOR id IN SELECT DISTINCT u.id::uuid FROM jsonb_array_elements_text(request->'task_uuids') AS u(id) ORDER BY 1 LOOP
+    FOR id IN SELECT DISTINCT tasker.to_uuid(u.id, 'task_uuids') FROM jsonb_array_elements_text(request->'task_uuids') AS u(id) ORDER BY 1 LOOP
         PERFORM FROM tasker.tasks AS x WHERE x.task_uuid = id FOR NO KEY UPDATE;
         SELECT x.state, x.finish_no INTO t FROM tasker.tasks AS x WHERE x.task_uuid = id;
         IF t.state IS NULL OR t.state NOT IN ('pending', 'in_progress') THEN

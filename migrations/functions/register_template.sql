@@ -20,6 +20,9 @@ BEGIN
     IF jsonb_typeof(definition) IS DISTINCT FROM 'object' THEN
         RAISE EXCEPTION 'a definition is a JSON object' USING ERRCODE = 'TK001', COLUMN = 'definition';
     END IF;
+    IF tasker.json_is_deep(definition) THEN
+        RAISE EXCEPTION 'the definition is nested deeper than 200 levels' USING ERRCODE = 'TK001', COLUMN = 'definition';
+    END IF;
     SELECT * INTO d FROM jsonb_to_record(definition) AS x(
         namespace text, name text, version text, digest text, identity_strategy text, input_schema jsonb,
         has_after_work boolean, max_context_bytes integer, steps jsonb);

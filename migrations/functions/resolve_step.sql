@@ -8,7 +8,7 @@ SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_merg
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    id constant uuid := (request->>'task_uuid')::uuid;
+    id constant uuid := tasker.to_uuid(request->>'task_uuid', 'task_uuid');
     t record;
     s record;
     moved record;
@@ -16,6 +16,10 @@ DECLARE
     queues text[] := ARRAY[]::text[];
     finished jsonb;
 BEGIN
+    IF tasker.json_is_deep(request->'results') THEN
+        RAISE EXCEPTION 'results are nested deeper than 200 levels'
+            USING ERRCODE = 'TK001', COLUMN = 'results', HINT = 'nothing was changed; give them another shape';
+    END IF;
     SELECT * INTO t FROM tasker.lock_task(id);
     SELECT * INTO s FROM tasker.lock_step(request, t.named_task_id);
     IF s.state IN ('complete', 'skipped', 'resolved_manually', 'cancelled') THEN

@@ -7,7 +7,7 @@ SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_merg
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    id constant uuid := (request->>'task_uuid')::uuid;
+    id constant uuid := tasker.to_uuid(request->>'task_uuid', 'task_uuid');
     t record;
     r record;
     queues text[] := ARRAY[]::text[];

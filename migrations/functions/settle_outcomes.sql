@@ -122,6 +122,11 @@ BEGIN
             d_fences := d_fences || o.fence;
             d_due := d_due || (tasker.now() + make_interval(secs => least(greatest(coalesce(o_deadlines[o.no], 0), 0), 2592000)));
         ELSIF o.status = 'complete' THEN
+            IF tasker.json_is_deep(o_results[o.no]) THEN
+                RAISE EXCEPTION 'outcome %: the results are nested deeper than 200 levels', o.no - 1
+                    USING ERRCODE = 'TK001', COLUMN = format('outcomes[%s].results', o.no - 1),
+                          HINT = 'nothing was recorded; report an error of the step instead';
+            END IF;
             c_rows := c_rows || o.tid; c_tasks := c_tasks || o.task_uuid; c_positions := c_positions || o.step_position; c_maps := c_maps || o.map_index;
             c_results := c_results || ARRAY[o_results[o.no]]; c_continue := c_continue || o_continue[o.no];
             a_tasks := a_tasks || o.task_uuid; a_positions := a_positions || o.step_position; a_maps := a_maps || o.map_index;

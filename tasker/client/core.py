@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 from uuid import UUID
 
+import orjson
 from sqlalchemy.engine import URL, Engine
 
 from tasker.client import operations
@@ -18,12 +19,14 @@ from tasker.client.connections import Connections
 from tasker.client.finish_signal import FinishSignal
 from tasker.client.handle import TaskHandle
 from tasker.client.operations import Created, Operation, TaskChange
-from tasker.client.requests import TaskRequest, as_uuid
+from tasker.client.requests import TaskRequest, as_uuid, check_text
 from tasker.client.template_cache import TemplateCache
 from tasker.config.settings import Settings
 from tasker.database import functions, reads
 from tasker.database.connection import Database
-from tasker.database.records import TaskPage
+from tasker.database.records import TASK_STATES, TaskPage
+from tasker.encoding import encode
+from tasker.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -71,6 +74,29 @@ class TaskFilters(TypedDict, total=False):
     created_before: dt.datetime | None
     after: UUID | None
     limit: int
+
+
+def checked_filters(filters: TaskFilters) -> TaskFilters:
+    """``filters`` as the tables can be asked.
+
+    Raises:
+        InvalidRequest: one of them has a wrong form; ``field`` names it.
+        ValueNotStorable: one of them holds a character that PostgreSQL cannot.
+    """
+    checked = filters.copy()
+    for field in ("namespace", "name", "version", "tag", "correlation_id"):
+        if (text := filters.get(field)) is not None:
+            check_text(text, field, "list")
+    if filters.get("after") is not None:
+        checked["after"] = as_uuid(filters["after"], field="after")
+    if filters.get("parent_task_uuid") is not None:
+        checked["parent_task_uuid"] = as_uuid(filters["parent_task_uuid"], field="parent_task_uuid")
+    for state in filters.get("states", ()):
+        if state not in TASK_STATES:
+            raise InvalidRequest(
+                f"{state!r} is not a state of tasks", hint=f"they are {', '.join(TASK_STATES)}", field="states"
+            )
+    return checked
 
 
 class ClientCore:
@@ -146,7 +172,7 @@ class ClientCore:
         )
 
     def _listing(self, filters: TaskFilters) -> Operation[TaskPage]:
-        return operations.ask(reads.tasks(**filters))
+        return operations.ask(reads.tasks(**checked_filters(filters)))
 
     def _changing(self, action: str, task: Task, reason: str | None, by: str | None) -> Operation[TaskChange]:
         task_uuid = as_uuid(task)
@@ -172,9 +198,11 @@ class ClientCore:
     def _resolving_step(
         self, task: Task, step: Step, results: Any, reason: str | None, by: str | None
     ) -> Operation[TaskChange]:
-        return operations.act_on_task(
-            functions.resolve_step({**self._step_request(task, step, reason, by), "results": results}), as_uuid(task)
-        )
+        # As if the step had returned them: they have the same limit.
+        limit = self._connections.settings.system.max_result_bytes
+        encoded = encode(results, what=f"the results for step {step}", max_bytes=limit)
+        request = {**self._step_request(task, step, reason, by), "results": orjson.Fragment(encoded)}
+        return operations.act_on_task(functions.resolve_step(request), as_uuid(task))
 
     def _resetting_step(self, task: Task, step: Step, reason: str | None, by: str | None) -> Operation[TaskChange]:
         return operations.act_on_task(functions.reset_step(self._step_request(task, step, reason, by)), as_uuid(task))

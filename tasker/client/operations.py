@@ -15,12 +15,14 @@ from tasker.client.template_cache import TemplateCache
 from tasker.database import functions, reads
 from tasker.database.calls import Call
 from tasker.database.records import StepRecord, TaskRecord, TaskState, TemplateRecord, TransitionRecord
-from tasker.errors import NotFound, TaskerError
+from tasker.errors import InvalidRequest, NotFound, TaskerError
 
 T = TypeVar("T")
 Operation: TypeAlias = Generator[Call[Any], Any, T]
 
 _STALE_ATTEMPTS = 5
+MAX_POSITION = 65_533
+"""The highest position that a step can have."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +141,19 @@ def act_on_task(call: Call[dict[str, Any]], task_uuid: UUID) -> Operation[TaskCh
 
 
 def step_reference(step: str | int | UUID) -> dict[str, Any]:
-    """How a request names a step given by name, position or uuid."""
+    """How a request names a step given by name, position or uuid.
+
+    Raises:
+        InvalidRequest: it is given by something else.
+    """
     if isinstance(step, UUID):
         return {"step_uuid": str(step)}
-    if isinstance(step, int):
+    if isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= MAX_POSITION:
         return {"position": step}
+    if not isinstance(step, str):
+        raise InvalidRequest(
+            f"{step!r} is not a step", hint="give its name, its position (from 0) or its uuid", field="step"
+        )
     try:
         return {"step_uuid": str(UUID(step))}
     except ValueError:

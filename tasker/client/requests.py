@@ -12,7 +12,7 @@ import orjson
 
 from tasker.database.records import TemplateRecord
 from tasker.encoding import decode, encode
-from tasker.errors import ContextInvalid, InvalidRequest
+from tasker.errors import ContextInvalid, InvalidRequest, ValueNotStorable
 from tasker.workflows.schemas import compile_schema, pointer
 
 
@@ -75,10 +75,10 @@ def as_request(given: TaskRequest | Mapping[str, Any], number: int) -> TaskReque
     """A request from what ``create_many`` was given at place ``number``.
 
     Raises:
-        InvalidRequest: it has unknown keys, or lacks namespace or name.
+        InvalidRequest: it has unknown keys, or lacks namespace or name, or these are no names.
     """
     if isinstance(given, TaskRequest):
-        return given
+        return _named(given, number)
     if not isinstance(given, Mapping):
         raise InvalidRequest(
             f"request {number} is a {type(given).__name__}", hint="give a TaskRequest or a dict of its fields"
@@ -90,10 +90,7 @@ def as_request(given: TaskRequest | Mapping[str, Any], number: int) -> TaskReque
             hint=f"known are {', '.join(_KNOWN)}",
             field=unknown[0],
         )
-    for needed in ("namespace", "name"):
-        if not given.get(needed):
-            raise InvalidRequest(f"request {number} has no {needed}", field=needed)
-    return TaskRequest(**given)
+    return _named(TaskRequest(**{"namespace": None, "name": None, **given}), number)
 
 
 def with_defaults(request: TaskRequest, *, requested_by: str | None, source_system: str | None) -> TaskRequest:
@@ -160,6 +157,44 @@ def as_uuid(task: object, *, field: str = "task_uuid") -> UUID:
         except ValueError:
             pass
     raise InvalidRequest(f"{task!r} is not a task", hint="give its uuid, its handle or its record", field=field)
+
+
+def check_text(text: object, field: str, where: str) -> None:
+    """Make sure that ``text`` can be a parameter of a query; ``field`` and ``where`` are what errors name.
+
+    Raises:
+        InvalidRequest: it is no string.
+        ValueNotStorable: PostgreSQL cannot hold it.
+    """
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{where}: {field} must be a string, not {type(text).__name__}", field=field)
+    if "\0" in text or not _is_unicode(text):
+        raise ValueNotStorable(
+            f"{where}: {field} {text!r} holds a character that PostgreSQL cannot",
+            hint="leave out NUL characters and lone surrogates",
+            field=field,
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _named(request: TaskRequest, number: int) -> TaskRequest:
+    """``request``, whose names are such as a template can be looked up by."""
+    where = f"request {number}"
+    for field in ("namespace", "name"):
+        value = getattr(request, field)
+        if value is None or value == "":
+            raise InvalidRequest(f"{where} has no {field}", field=field)
+        check_text(value, field, where)
+    if request.version is not None:
+        check_text(request.version, "version", where)
+    return request
 
 
 def _context(request: TaskRequest, template: TemplateRecord | None) -> orjson.Fragment:

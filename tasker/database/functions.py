@@ -15,6 +15,7 @@ import orjson
 
 from tasker.database.calls import Call, Rows, aexecute, arun, execute, first_value, nothing, run
 from tasker.encoding import decode, encode
+from tasker.errors import ValueNotStorable
 
 __all__ = ["Call", "aexecute", "arun", "execute", "run"]  # and the builders below
 
@@ -274,27 +275,27 @@ def ensure_namespace(namespace: str) -> Call[None]:
 
 def pause_tasks(request: Request) -> Call[Answer]:
     """Let running steps finish and start no others."""
-    return _call("pause_tasks", request)
+    return _call("pause_tasks", request, strict=True)
 
 
 def resume_tasks(request: Request) -> Call[Answer]:
     """Go on with paused tasks."""
-    return _call("resume_tasks", request)
+    return _call("resume_tasks", request, strict=True)
 
 
 def cancel_tasks(request: Request) -> Call[Answer]:
     """End tasks at once."""
-    return _call("cancel_tasks", request)
+    return _call("cancel_tasks", request, strict=True)
 
 
 def retry_task(request: Request) -> Call[Answer]:
     """Run a failed task again from its failed steps."""
-    return _call("retry_task", request)
+    return _call("retry_task", request, strict=True)
 
 
 def reset_step(request: Request) -> Call[Answer]:
     """Run one step again."""
-    return _call("reset_step", request)
+    return _call("reset_step", request, strict=True)
 
 
 def resolve_step(request: Request) -> Call[Answer]:
@@ -304,7 +305,7 @@ def resolve_step(request: Request) -> Call[Answer]:
 
 def resolve_task(request: Request) -> Call[Answer]:
     """Close a task by hand."""
-    return _call("resolve_task", request)
+    return _call("resolve_task", request, strict=True)
 
 
 # -- reading --------------------------------------------------------------------------------------------------
@@ -347,7 +348,10 @@ def _call(name: str, request: Request, *, strict: bool = False) -> Call[Answer]:
 
     ``strict`` checks every value inside, which costs a walk over them: for what users gave and nobody has checked yet.
     """
-    encoded = encode(request, what="the request") if strict else orjson.dumps(request, default=str)
+    try:
+        encoded = encode(request, what="the request") if strict else orjson.dumps(request, default=str)
+    except TypeError as error:
+        raise ValueNotStorable(f"the request for {name} cannot be sent as JSON: {error}") from error
     return Call(
         f"SELECT CAST(tasker.{name}(CAST(%(request)s AS jsonb)) AS text)", {"request": encoded.decode()}, decode=_json
     )

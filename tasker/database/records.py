@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+TASK_STATES = ("pending", "in_progress", "paused", "complete", "error", "cancelled", "resolved_manually")
+"""The states of a task, in the order in which it may pass through them."""
+
 
 @dataclass(frozen=True)
 class TaskRecord:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from tasker.database.calls import Call, Rows, nothing
+from tasker.database.calls import Call, nothing
 from tasker.encoding import decode
 
 
@@ -19,21 +19,43 @@ class Message:
     Attributes:
         msg_id: its number in the queue.
         read_ct: how often it has been read, this time included.
-        body: the message itself, a JSON value.
+        body: the message itself, a JSON value, or why it cannot be read.
+        size: its length in bytes, as compact JSON; 0 if it cannot be read.
     """
 
     msg_id: int
     read_ct: int
     body: Any
+    size: int = 0
 
 
-def read_messages(queue: str, limit: int, visibility_timeout_seconds: float) -> Call[list[Message]]:
-    """The oldest visible messages of ``queue``; nobody else sees them for so many seconds."""
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """In place of a message that is JSON to PostgreSQL, and more than this process can read or pass on.
+
+    Attributes:
+        reason: one word, for dead letters.
+        message: what is wrong.
+    """
+
+    reason: str
+    message: str
+
+
+_TOO_MUCH = "it is nested deeper than 254 levels, or holds a whole number beyond 64 bits"
+
+
+def read_messages(queue: str, limit: int, visibility_timeout_seconds: float, *, max_bytes: int) -> Call[list[Message]]:
+    """The oldest visible messages of ``queue``; nobody else sees them for so many seconds.
+
+    One message that cannot be read keeps nobody from the others: its body is ``Unreadable``, as is that of one with
+    more than ``max_bytes`` of JSON.
+    """
     return Call(
         "SELECT r.msg_id, r.read_ct, CAST(r.message AS text) FROM tasker.queue_read(%(queue)s,"
         " CAST(%(seconds)s AS double precision), CAST(%(limit)s AS integer)) AS r ORDER BY r.msg_id",
         {"queue": queue, "seconds": visibility_timeout_seconds, "limit": limit},
-        decode=_messages,
+        decode=lambda rows: [_message(row, max_bytes) for row in rows],
     )
 
 
@@ -56,8 +78,18 @@ def set_statement_timeout(milliseconds: int) -> Call[None]:
     )
 
 
-def _messages(rows: Rows) -> list[Message]:
-    return [Message(row[0], row[1], decode(row[2])) for row in rows]
+def _message(row: Sequence[Any], max_bytes: int) -> Message:
+    msg_id, read_ct, text = row
+    try:
+        body = decode(text)
+        # What cannot be passed on in turn is of no use: numbers beyond 64 bits, deep nesting.
+        size = len(orjson.dumps(body))
+    except (ValueError, TypeError):
+        return Message(msg_id, read_ct, Unreadable("not_readable", _TOO_MUCH))
+    if size > max_bytes:
+        too_large = f"it has {size:,} bytes of JSON; pgmq.max_message_bytes allows {max_bytes:,}"
+        return Message(msg_id, read_ct, Unreadable("payload_too_large", too_large))
+    return Message(msg_id, read_ct, body, size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,7 @@ class LoopBuilder:
         reading: dict[str, Any] = {
             "visibility_timeout_seconds": pgmq.visibility_timeout_seconds,
             "max_receive_count": pgmq.max_receive_count,
+            "max_message_bytes": pgmq.max_message_bytes,
         }
         match kind:
             case ExecutorKind.TASK_REQUEST_PROCESSOR:
@@ -168,7 +169,13 @@ class LoopBuilder:
             case ExecutorKind.STEP_ENQUEUER:
                 return StepEnqueuer(**shared)
             case ExecutorKind.STEP_RESULT_PROCESSOR:
-                return StepResultProcessor(templates=self.templates, revoke=self.revoke, **reading, **shared)
+                return StepResultProcessor(
+                    templates=self.templates,
+                    revoke=self.revoke,
+                    max_result_bytes=self.settings.system.max_result_bytes,
+                    **reading,
+                    **shared,
+                )
             case ExecutorKind.TASK_FINALIZER:
                 return TaskFinalizer(
                     hooks=self.hooks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Mapping
@@ -78,4 +79,7 @@ class Intake:
 
 
 def _copy(value: Any) -> Any:
-    return orjson.loads(orjson.dumps(value))
+    try:
+        return orjson.loads(orjson.dumps(value))
+    except TypeError:  # from another language: a number beyond 64 bits, or deeper than orjson writes
+        return copy.deepcopy(value)

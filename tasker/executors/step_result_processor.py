@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import orjson
 import psycopg
 
 from tasker.database import functions, work
-from tasker.database.work import Message
+from tasker.database.work import Message, Unreadable
 from tasker.errors import ExecutorLost, TaskerError
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.link import is_transient
 from tasker.executors.orchestration import OrchestrationExecutor
 from tasker.executors.submission import is_bad_value
+from tasker.handlers.failures import TOO_LARGE
 from tasker.handlers.results import MISMATCH
 from tasker.messaging.queues import STEP_RESULTS
 from tasker.workflows.registry import TemplateRegistry
@@ -26,6 +29,8 @@ logger = logging.getLogger(__name__)
 Revoke = Callable[[Sequence[str]], None]
 """Revokes Celery tasks by id."""
 
+# What PostgreSQL takes, too: uuid.UUID reads more than that.
+_UUID = re.compile(r"[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 _LOW_64_BITS = (1 << 64) - 1
 _POSITION_SHIFT = 46
 
@@ -38,6 +43,8 @@ class StepResultProcessor(OrchestrationExecutor):
         revoke: revokes Celery tasks whose step is over; ``None`` where there is no Celery.
         visibility_timeout_seconds: after this, a message that was read is seen by others again.
         max_receive_count: a message that was read more often, always without success, is rejected.
+        max_message_bytes: a larger message is rejected.
+        max_result_bytes: a larger result is a permanent error of its step.
         shared: as for every orchestration executor.
     """
 
@@ -48,6 +55,8 @@ class StepResultProcessor(OrchestrationExecutor):
         revoke: Revoke | None,
         visibility_timeout_seconds: float,
         max_receive_count: int,
+        max_message_bytes: int,
+        max_result_bytes: int,
         **shared: Any,
     ) -> None:
         super().__init__(ExecutorKind.STEP_RESULT_PROCESSOR, (STEP_RESULTS,), **shared)
@@ -55,11 +64,15 @@ class StepResultProcessor(OrchestrationExecutor):
         self._revoke = revoke
         self._visibility_timeout_seconds = visibility_timeout_seconds
         self._max_receive_count = max_receive_count
+        self._max_message_bytes = max_message_bytes
+        self._max_result_bytes = max_result_bytes
 
     def drain(self, limit: int) -> int:
         """Process at most ``limit`` messages and as many deadlines; how many there were of both."""
         self.start()
-        messages = self.call(work.read_messages(STEP_RESULTS, limit, self._visibility_timeout_seconds))
+        messages = self.call(
+            work.read_messages(STEP_RESULTS, limit, self._visibility_timeout_seconds, max_bytes=self._max_message_bytes)
+        )
         return self._process(self._entries(messages), limit)
 
     # -- checking -------------------------------------------------------------------------------------------------
@@ -68,15 +81,26 @@ class StepResultProcessor(OrchestrationExecutor):
         """The messages as ``process_step_results`` takes them: checked, or rejected with the reason."""
         entries = []
         for message in messages:
-            wrong = _what_is_wrong(message.body)
-            if message.read_ct > self._max_receive_count and wrong is None:
-                entries.append(_rejected(message, "max_receive_count", f"read {message.read_ct} times without success"))
-            elif wrong is not None:
+            outcome = message.body
+            if isinstance(outcome, Unreadable):
+                entries.append(_rejected(message, outcome.reason, outcome.message))
+            elif (wrong := _what_is_wrong(outcome)) is not None:
                 entries.append(_rejected(message, "invalid_outcome", wrong))
+            elif message.read_ct > self._max_receive_count:
+                entries.append(_rejected(message, "max_receive_count", f"read {message.read_ct} times without success"))
             else:
-                entries.append({"msg_id": message.msg_id, "outcome": message.body})
+                if message.size > self._max_result_bytes:
+                    self._check_size(outcome)
+                entries.append({"msg_id": message.msg_id, "outcome": outcome})
         self._check_results([entry["outcome"] for entry in entries if _has_result(entry)])
         return entries
+
+    def _check_size(self, outcome: dict[str, Any]) -> None:
+        """Turn a result that is too large into a permanent error."""
+        size = len(orjson.dumps(outcome.get("results")))
+        if outcome["status"] == "complete" and size > self._max_result_bytes:
+            allowed = f"system.max_result_bytes allows {self._max_result_bytes:,}"
+            _fail(outcome, f"the result is {size:,} bytes of JSON; {allowed}", TOO_LARGE)
 
     def _check_results(self, outcomes: list[dict[str, Any]]) -> None:
         """Turn results that do not fit their step's schema into permanent errors."""
@@ -98,13 +122,8 @@ class StepResultProcessor(OrchestrationExecutor):
             except (SchemaInvalid, ValueError) as error:
                 difference = (str(error), ())
             if difference is not None:
-                outcome["status"] = "error"
-                del outcome["results"]
-                outcome["error"] = {
-                    "message": f"the result of step {name!r} does not fit its result_schema: {difference[0]}",
-                    "type": MISMATCH,
-                    "retryable": False,
-                }
+                text = f"the result of step {name!r} does not fit its result_schema: {difference[0]}"
+                _fail(outcome, text, MISMATCH)
 
     # -- recording ------------------------------------------------------------------------------------------------
 
@@ -156,6 +175,9 @@ def _what_is_wrong(outcome: Any) -> str | None:
     fence = outcome.get("fence")
     if not isinstance(fence, int) or isinstance(fence, bool) or not 0 < fence < 2**31:
         return "fence must be the whole number that came with the claim"
+    for field in ("position", "map_index"):
+        if not _is_place(outcome.get(field)):
+            return f"{field} must be the whole number that came with the claim, or be left out"
     match outcome.get("status"):
         case "complete":
             return None if "results" in outcome else "results are missing"
@@ -179,13 +201,18 @@ def _what_is_wrong_with_error(error: Any) -> str | None:
 
 
 def _is_uuid(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        uuid.UUID(value)
-    except ValueError:
-        return False
-    return True
+    return isinstance(value, str) and _UUID.fullmatch(value) is not None
+
+
+def _is_place(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31)
+
+
+def _fail(outcome: dict[str, Any], message: str, error_type: str) -> None:
+    """Turn an outcome with a result into a permanent error."""
+    outcome["status"] = "error"
+    del outcome["results"]
+    outcome["error"] = {"message": message, "type": error_type, "retryable": False}
 
 
 def _position(task_uuid: str, step_uuid: str) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasker.database import functions
-from tasker.errors import CallRefused, ExecutorLost, InvalidRequest, PayloadTooLarge
+from tasker.errors import CallRefused, ExecutorLost, InvalidRequest, PayloadTooLarge, ValueNotStorable
 from tasker.executors.counters import Counters
 from tasker.executors.held import HeldStep, HeldSteps
 from tasker.executors.incarnation import Incarnation
@@ -27,7 +27,7 @@ _BAD_VALUE_CLASSES = ("22", "23", "54")
 
 def is_bad_value(error: BaseException) -> bool:
     """Whether the server refused a batch because of a value in it, so that its other outcomes may pass without it."""
-    if isinstance(error, (InvalidRequest, PayloadTooLarge)):
+    if isinstance(error, (InvalidRequest, PayloadTooLarge, ValueNotStorable)):
         return True
     sqlstate = sqlstate_of(error)
     return sqlstate is not None and sqlstate[:2] in _BAD_VALUE_CLASSES

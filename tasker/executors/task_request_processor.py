@@ -8,8 +8,15 @@ from typing import Any
 import psycopg
 
 from tasker.database import functions, work
-from tasker.database.work import Message
-from tasker.errors import ContextInvalid, ExecutorLost, PayloadTooLarge, TaskerError, UnknownTemplate
+from tasker.database.work import Message, Unreadable
+from tasker.errors import (
+    ContextInvalid,
+    ExecutorLost,
+    PayloadTooLarge,
+    TaskerError,
+    UnknownTemplate,
+    ValueNotStorable,
+)
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.link import is_transient, sqlstate_of
 from tasker.executors.orchestration import OrchestrationExecutor
@@ -27,6 +34,7 @@ class TaskRequestProcessor(OrchestrationExecutor):
         templates: know the input schemas.
         visibility_timeout_seconds: after this, a message that was read is seen by others again.
         max_receive_count: a message that was read more often, always without success, is rejected.
+        max_message_bytes: a larger message is rejected.
         shared: as for every orchestration executor.
     """
 
@@ -36,17 +44,23 @@ class TaskRequestProcessor(OrchestrationExecutor):
         templates: TemplateRegistry,
         visibility_timeout_seconds: float,
         max_receive_count: int,
+        max_message_bytes: int,
         **shared: Any,
     ) -> None:
         super().__init__(ExecutorKind.TASK_REQUEST_PROCESSOR, (TASK_REQUESTS,), **shared)
         self._templates = templates
         self._visibility_timeout_seconds = visibility_timeout_seconds
         self._max_receive_count = max_receive_count
+        self._max_message_bytes = max_message_bytes
 
     def drain(self, limit: int) -> int:
         """Process at most ``limit`` messages; how many there were."""
         self.start()
-        messages = self.call(work.read_messages(TASK_REQUESTS, limit, self._visibility_timeout_seconds))
+        messages = self.call(
+            work.read_messages(
+                TASK_REQUESTS, limit, self._visibility_timeout_seconds, max_bytes=self._max_message_bytes
+            )
+        )
         if not messages:
             return 0
         entries = [self._entry(message) for message in messages]
@@ -55,6 +69,8 @@ class TaskRequestProcessor(OrchestrationExecutor):
 
     def _entry(self, message: Message) -> dict[str, Any]:
         """The message as ``process_task_requests`` takes it: checked, or rejected with the reason."""
+        if isinstance(message.body, Unreadable):
+            return _rejected(message.msg_id, message.body.reason, message.body.message)
         if message.read_ct > self._max_receive_count:
             return _rejected(message.msg_id, "max_receive_count", f"read {message.read_ct} times without success")
         request = message.body
@@ -107,6 +123,8 @@ def _reason(error: Exception) -> str:
             return "invalid_context"
         case PayloadTooLarge():
             return "payload_too_large"
+        case ValueNotStorable():
+            return "not_storable"
         case TaskerError():
             return "invalid_request"
         case _:

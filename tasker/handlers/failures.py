@@ -16,6 +16,8 @@ from tasker.errors import (
 
 MAX_MESSAGE_LENGTH = 4_000
 MAX_TYPE_LENGTH = 200
+TOO_LARGE = "result_too_large"
+"""Type of the error of a step whose result is above ``system.max_result_bytes``."""
 
 
 class Failure(TypedDict):
@@ -44,7 +46,7 @@ def classify(error: BaseException) -> Failure:
         case ValueNotStorable():
             retryable, kind = False, "result_not_storable"
         case PayloadTooLarge():
-            retryable, kind = False, "result_too_large"
+            retryable, kind = False, TOO_LARGE
         case ContextInvalid():
             retryable, kind = False, "invalid_context"
         case _:
