@@ -178,10 +178,11 @@ def _steal_from_the_stock(url: str) -> bool:
 
 
 def test_a_demo_that_was_killed_leaves_no_process_and_does_not_stand_in_the_way_of_the_next(
-    start_demo: StartDemo, tasker_database_url: str
+    start_demo: StartDemo, tasker_database_url: str, tmp_path: Path
 ) -> None:
     arguments = ("--orders", "1000", "--no-flower", "-c", "1")
-    first = start_demo(*arguments, DATABASE_URL=tasker_database_url)
+    # What is killed cannot remove its temporary folder; here pytest does.
+    first = start_demo(*arguments, DATABASE_URL=tasker_database_url, TMPDIR=str(tmp_path))
     first.wait_for_line("orders sent")
     first.process.kill()
     wait_until(lambda: not first.left(), "the processes of a killed demo have ended")
