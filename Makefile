@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS :=
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-quick test-long test-lowest coverage lint format build migrate clean
+.PHONY: help demo test test-quick test-long test-lowest coverage lint format build docs migrate clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -47,6 +47,10 @@ build: ## sdist and wheel in dist/
 	@.ci/venv dev
 	rm -rf dist
 	$(BIN)/python -m build
+
+docs: ## the pages of docs/reference/ that are made from the code
+	@.ci/venv dev
+	$(BIN)/python -m docs.generate
 
 migrate: ## bring the database that the settings name (DATABASE_URL, else the embedded one) to this version
 	@.ci/venv run

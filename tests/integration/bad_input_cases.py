@@ -132,10 +132,11 @@ class Shop:
     def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return self.connection.execute(query.encode(), parameters or None).fetchall()
 
-    def send(self, queue: str, body: Any) -> None:
-        """As somebody with nothing but PGMQ does; a text is JSON already."""
+    def send(self, queue: str, body: Any) -> int:
+        """As somebody with nothing but PGMQ does; a text is JSON already. The message's number."""
         text = body if isinstance(body, str) else orjson.dumps(body).decode()
-        self.connection.execute("SELECT pgmq.send(%s, %s::jsonb)", (queue, text))
+        ((msg_id,),) = self.rows("SELECT pgmq.send(%s, %s::jsonb)", queue, text)
+        return int(msg_id)
 
     def run(self) -> dict[str, int]:
         return run_until_idle(self.core)
@@ -161,8 +162,13 @@ class Shop:
         }
         return handle, answer
 
-    def dead_letters(self) -> list[tuple[str, str, str | None]]:
-        return self.rows("SELECT queue, reason, snapshot->>'why' FROM tasker.dead_letters ORDER BY id")  # type: ignore[return-value]
+    def dead_letters(self) -> dict[tuple[str, int], tuple[str, str | None]]:
+        """Reason, and what is said, of each message's dead letter, by queue and number."""
+        found = self.rows(
+            "SELECT queue, (snapshot->>'msg_id')::bigint, reason, snapshot->>'why' FROM tasker.dead_letters"
+            " WHERE kind = 'message'"
+        )
+        return {(queue, msg_id): (reason, why) for queue, msg_id, reason, why in found}
 
     def contents(self) -> dict[str, Any]:
         """Every row of every table that holds work, as one number each."""
@@ -387,8 +393,8 @@ BAD_MESSAGES: dict[str, list[BadMessage]] = {
 }
 
 
-def send_bad(shop: Shop, queue: str, bad: BadMessage, answer: dict[str, Any] | None = None) -> None:
-    """Send ``bad``; ``answer`` is a good outcome, in which it makes its mistake."""
+def send_bad(shop: Shop, queue: str, bad: BadMessage, answer: dict[str, Any] | None = None) -> int:
+    """Send ``bad``; ``answer`` is a good outcome, in which it makes its mistake. The message's number."""
     body = bad.body
     if queue == STEP_RESULTS and isinstance(body, dict):
         assert answer is not None
@@ -398,7 +404,7 @@ def send_bad(shop: Shop, queue: str, bad: BadMessage, answer: dict[str, Any] | N
         body = changed
         if changed.get("results") == "1e400":
             body = json.dumps(changed).replace('"1e400"', "1e400")
-    shop.send(queue, body)
+    return shop.send(queue, body)
 
 
 # -- calls of the client ------------------------------------------------------------------------------------------

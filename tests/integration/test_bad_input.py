@@ -105,14 +105,12 @@ def test_messages_that_are_not_understood_go_to_dead_letters_and_their_neighbour
     handle, answer = shop.charge()
     good = {"namespace": "shop", "name": "order"}
     shop.send(TASK_REQUESTS, good)
-    for bad in BAD_MESSAGES[queue]:
-        send_bad(shop, queue, bad, answer)
+    sent = {send_bad(shop, queue, bad, answer): bad for bad in BAD_MESSAGES[queue]}
     shop.send(TASK_REQUESTS, good)
     shop.send(STEP_RESULTS, answer)
     shop.run()
 
-    expected = [(queue, bad.reason, bad.why) for bad in BAD_MESSAGES[queue]]
-    assert sorted(shop.dead_letters(), key=str) == sorted(expected, key=str)
+    assert shop.dead_letters() == {(queue, msg_id): (bad.reason, bad.why) for msg_id, bad in sent.items()}
     assert shop.rows("SELECT state, count(*) FROM tasker.tasks GROUP BY state") == [("complete", 3)]
     assert handle.results == {"charge": {"paid": 7}}
     for name in (*BAD_MESSAGES, SHOP_QUEUE):
@@ -166,7 +164,7 @@ def test_a_celery_tasks_result_that_is_nested_too_deep_harms_no_other(shop: Shop
     shop.send(STEP_RESULTS, {**answer, "results": {"paid": 7, "deep": nested(220)}})
     shop.send(STEP_RESULTS, other_answer)
     shop.run()
-    assert [reason for _, reason, _ in shop.dead_letters()] == ["not_storable"]
+    assert [reason for reason, _ in shop.dead_letters().values()] == ["not_storable"]
     assert (handle.state, other.state) == ("in_progress", "complete")
 
 
