@@ -16,6 +16,7 @@ DECLARE
     id integer;
     was_new boolean := true;
     problem record;
+    places jsonb;
 BEGIN
     IF jsonb_typeof(definition) IS DISTINCT FROM 'object' THEN
         RAISE EXCEPTION 'a definition is a JSON object' USING ERRCODE = 'TK001', COLUMN = 'definition';
@@ -37,13 +38,13 @@ BEGIN
           UNION
           SELECT coalesce(s->>'namespace', d.namespace) FROM jsonb_array_elements(d.steps) AS s ORDER BY 1) AS n;
 
+    SELECT jsonb_object_agg(s.step->>'name', s.no) FILTER (WHERE s.step->>'name' IS NOT NULL) INTO places
+    FROM jsonb_array_elements(d.steps) WITH ORDINALITY AS s(step, no);
     SELECT s.no - 1 AS step_no, s.step->>'name' AS name, missing.name AS missing INTO problem
     FROM jsonb_array_elements(d.steps) WITH ORDINALITY AS s(step, no)
     LEFT JOIN LATERAL (
         SELECT p.name FROM jsonb_array_elements_text(coalesce(nullif(s.step->'depends_on', 'null'), '[]')) AS p(name)
-        WHERE NOT EXISTS (SELECT FROM jsonb_array_elements(d.steps) WITH ORDINALITY AS e(step, no)
-                          WHERE e.no < s.no AND e.step->>'name' = p.name)
-        LIMIT 1) AS missing ON true
+        WHERE coalesce((places->>p.name)::bigint, s.no) >= s.no LIMIT 1) AS missing ON true
     WHERE s.step->>'name' IS NULL OR missing.name IS NOT NULL
     ORDER BY s.no LIMIT 1;
     IF FOUND THEN
@@ -85,10 +86,13 @@ BEGIN
         SELECT (s.no - 1)::integer AS step_position, s.step
         FROM jsonb_array_elements(d.steps) WITH ORDINALITY AS s(step, no)
     ), edges AS (
-        SELECT DISTINCT l.step_position AS child, p.step_position AS parent
+        SELECT DISTINCT l.step_position AS child, (places->>needed.name)::integer - 1 AS parent
         FROM listed AS l
         CROSS JOIN jsonb_array_elements_text(coalesce(nullif(l.step->'depends_on', 'null'), '[]')) AS needed(name)
-        JOIN listed AS p ON p.step->>'name' = needed.name
+    ), ups AS (
+        SELECT e.child, array_agg(e.parent ORDER BY e.parent) AS parents FROM edges AS e GROUP BY e.child
+    ), downs AS (
+        SELECT e.parent, array_agg(e.child ORDER BY e.child) AS children FROM edges AS e GROUP BY e.parent
     )
     INSERT INTO tasker.named_steps (
         named_task_id, position, name, kind, namespace, handler, delegated, depends_on, dependents, retryable,
@@ -97,15 +101,16 @@ BEGIN
     SELECT id, l.step_position, l.step->>'name', coalesce(l.step->>'kind', 'standard'),
            coalesce(l.step->>'namespace', d.namespace), coalesce(l.step->'handler', '{}'),
            coalesce((l.step->>'delegated')::boolean, false),
-           coalesce((SELECT array_agg(e.parent ORDER BY e.parent) FROM edges AS e WHERE e.child = l.step_position), '{}'),
-           coalesce((SELECT array_agg(e.child ORDER BY e.child) FROM edges AS e WHERE e.parent = l.step_position), '{}'),
+           coalesce(ups.parents, '{}'), coalesce(downs.children, '{}'),
            coalesce((l.step->>'retryable')::boolean, true), greatest(coalesce((l.step->>'max_attempts')::integer, 3), 1),
            coalesce(l.step->>'backoff', 'exponential'), coalesce((l.step->>'backoff_base_ms')::bigint, 1000),
            coalesce((l.step->>'backoff_max_ms')::bigint, 60000),
            coalesce((l.step->>'backoff_multiplier')::double precision, 2),
            coalesce((l.step->>'jitter_fraction')::double precision, 0), (l.step->>'timeout_seconds')::double precision,
            l.step->>'system_dependency', nullif(l.step->'result_schema', 'null')
-    FROM listed AS l;
+    FROM listed AS l
+    LEFT JOIN ups ON ups.child = l.step_position
+    LEFT JOIN downs ON downs.parent = l.step_position;
 
     RETURN jsonb_build_object('named_task_id', id, 'is_new', was_new, 'replaced', NOT was_new);
 EXCEPTION

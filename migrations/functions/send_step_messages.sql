@@ -33,14 +33,16 @@ BEGIN
                                             'from_index', d.from_index))
         INTO deferred
         FROM (SELECT r.task_uuid, r.parent,
-                     min(CASE WHEN r.parent < 0 THEN r.step_position
-                              ELSE array_position(n.dependents, r.step_position) - 1 END) AS from_index
-              FROM unnest(task_uuids[burst + 1:], positions[burst + 1:], parents[burst + 1:])
-                   AS r(task_uuid, step_position, parent)
+                     -- Dependents are listed by position, so the first of them stands before all others.
+                     CASE WHEN r.parent < 0 THEN r.first_position
+                          ELSE array_position(n.dependents, r.first_position) - 1 END AS from_index
+              FROM (SELECT u.task_uuid, u.parent, min(u.step_position) AS first_position
+                    FROM unnest(task_uuids[burst + 1:], positions[burst + 1:], parents[burst + 1:])
+                         AS u(task_uuid, step_position, parent)
+                    GROUP BY u.task_uuid, u.parent) AS r
               CROSS JOIN LATERAL (SELECT x.named_task_id FROM tasker.tasks AS x WHERE x.task_uuid = r.task_uuid OFFSET 0) AS t
               LEFT JOIN LATERAL (SELECT x.dependents FROM tasker.named_steps AS x
-                                 WHERE x.named_task_id = t.named_task_id AND x.position = r.parent OFFSET 0) AS n ON true
-              GROUP BY r.task_uuid, r.parent) AS d;
+                                 WHERE x.named_task_id = t.named_task_id AND x.position = r.parent OFFSET 0) AS n ON true) AS d;
         PERFORM tasker.queue_send('step_enqueue', deferred);
         sent := sent || 'step_enqueue'::text;
     END IF;

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.sql_kit import CHAIN, Core
+from tests.sql_kit import CHAIN, Core, fan
 
 
 @pytest.mark.parametrize("outcomes", [{"outcomes": []}, {}])
@@ -95,3 +95,17 @@ def test_a_refused_task_counts_as_open_only_the_steps_that_are(core: Core) -> No
     core.call("reject_tasks", {"processor": "p", "tasks": [{"task_uuid": task, "reason": "invalid_context"}]})
     row = core.task(task)
     assert (row["state"], row["open"], row["failed"]) == ("error", 3, 0)
+
+
+def test_a_workflow_of_ten_thousand_steps_is_registered_and_fans_out(core: Core) -> None:
+    core.connection.execute("SET statement_timeout = '20s'")
+    core.register("order", fan(9998))
+    (task,) = core.create("order")
+    worker = core.executor()
+    worker.complete(worker.claim(), finished=[1])
+    assert core.task(task)["active"] == 9998
+    assert (core.depth("shop_queue"), core.depth("step_enqueue")) == (256, 1)
+    while core.call("enqueue_deferred_steps", {"limit": 10})["taken"]:
+        pass
+    assert core.depth("shop_queue") == 9998
+    core.rows_affected("DELETE FROM tasker.tasks")  # the invariants compare each step with all others
