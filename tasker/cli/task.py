@@ -34,6 +34,8 @@ _STEP_COLUMNS = {
     "error": "error",
 }
 
+_WHY = ("task_uuid", "namespace", "name", "version", "state", "reason", "detail", "what_to_do")
+
 _reason = click.option("--reason", help="Why, for the audit trail.")
 _by = click.option("--by", help="Who says so, for the audit trail; your login and host otherwise.")
 _uuid = click.argument("task_uuid", metavar="UUID", type=click.UUID)
@@ -169,7 +171,7 @@ def why(task_uuid: Any) -> None:
     if output.as_json:
         output.record(found)
         return
-    output.record({key: value for key, value in found.items() if key != "steps"})
+    output.record({key: found[key] for key in _WHY})
     if found["steps"]:
         output.table(
             found["steps"], ["step", "state", "reason", "detail", "what_to_do"], title="Steps that have not ended"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +94,7 @@ class Hosting:
         Raises:
             TaskerError: settings, schema or pool do not allow it.
         """
+        _put_working_directory_on_path()
         queues = worker.app.amqp.queues
         options = self._options.pop(worker, {"queues": queues._consume_from})
         settings, namespaces = self._look()
@@ -199,6 +202,16 @@ def install(app: Celery, make_core: Callable[[], OrchestrationCore]) -> Hosting:
         app.steps["worker"].add(StopExecutors)
         app.steps["consumer"].add(HostExecutors)
     return hosting
+
+
+def _put_working_directory_on_path() -> None:
+    """Let handlers be found in the working directory, as Celery finds an app there, and ``tasker up`` its handlers.
+
+    The script ``celery`` puts it on the path for as long as it imports the app; handlers are imported later.
+    """
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
 
 
 def _roles(
