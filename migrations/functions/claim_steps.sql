@@ -131,14 +131,14 @@ BEGIN
             -- on the steps were ours.
             FOR step IN
                 SELECT k.task_uuid, k.step_position, k.map_index, k.msg_id, k.tid, k.state, k.fence, k.losses,
-                       t.state AS task_state, n.expected_ms, w.due_at
+                       t.state AS task_state, n.expected_ms, w.due_at, w.kind AS timer_kind
                 FROM unnest(keys.task_uuids, keys.positions, keys.maps, keys.msg_ids, keys.tids, keys.states, keys.fences, keys.losses)
                      AS k(task_uuid, step_position, map_index, msg_id, tid, state, fence, losses)
                 CROSS JOIN LATERAL (SELECT x.state, x.named_task_id FROM tasker.tasks AS x
                                     WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
                 CROSS JOIN LATERAL (SELECT x.expected_ms FROM tasker.named_steps AS x
                                     WHERE x.named_task_id = t.named_task_id AND x.position = k.step_position OFFSET 0) AS n
-                LEFT JOIN LATERAL (SELECT x.due_at FROM tasker.step_timers AS x
+                LEFT JOIN LATERAL (SELECT x.due_at, x.kind FROM tasker.step_timers AS x
                                    WHERE x.task_uuid = k.task_uuid AND x.position = k.step_position
                                      AND x.map_index = k.map_index OFFSET 0) AS w ON true
                 ORDER BY k.msg_id NULLS FIRST, w.due_at
@@ -150,7 +150,8 @@ BEGIN
                     IF step.msg_id IS NOT NULL THEN
                         used_queues := used_queues || here; used_messages := used_messages || step.msg_id;
                     END IF;
-                    IF step.task_state = 'paused' AND step.due_at <= tasker.now() THEN
+                    -- But a deadline stays: it is the lease of a step that runs elsewhere.
+                    IF step.task_state = 'paused' AND step.timer_kind = 'retry' AND step.due_at <= tasker.now() THEN
                         timer_tasks := timer_tasks || step.task_uuid; timer_positions := timer_positions || step.step_position;
                         timer_maps := timer_maps || step.map_index;
                     END IF;

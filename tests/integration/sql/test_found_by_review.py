@@ -109,3 +109,17 @@ def test_a_workflow_of_ten_thousand_steps_is_registered_and_fans_out(core: Core)
         pass
     assert core.depth("shop_queue") == 9998
     core.rows_affected("DELETE FROM tasker.tasks")  # the invariants compare each step with all others
+
+
+def test_a_duplicate_message_in_a_paused_task_does_not_take_a_due_deadline_away(core: Core) -> None:
+    core.register("order", {"a": []}, step={"delegated": True, "timeout_seconds": 60})
+    (task,) = core.create("order")
+    core.rows_affected("INSERT INTO pgmq.q_shop_queue (vt, message) SELECT vt, message FROM pgmq.q_shop_queue")
+    worker = core.executor()
+    worker.complete(worker.claim(1), outcome={"status": "delegated", "deadline_seconds": 0}, finished=[1])
+    core.call("pause_tasks", {"task_uuids": [task]})
+    assert worker.claim() == []
+    assert core.depth("shop_queue") == 0
+    core.call("resume_tasks", {"task_uuids": [task]})
+    assert core.broken_rules() == []
+    assert len(core.call("process_step_results", {})["timed_out"]) == 1
