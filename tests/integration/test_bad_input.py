@@ -179,6 +179,16 @@ def test_a_number_that_no_double_holds_reaches_its_handler_and_keeps_nobody_up(s
     assert [shop.client.get(task).state for task in (first, wild, last)] == ["complete"] * 3
 
 
+@pytest.mark.parametrize("number", ["1e400", "1" + "0" * 40, "-1e400", "1" + "0" * 5000])
+def test_such_a_number_under_an_input_schema_keeps_no_other_task_from_admission(shop: Shop, number: str) -> None:
+    ((wild,),) = shop.rows("SELECT tasker.create_task('shop', 'checked', %s::jsonb)", f'{{"order_id": {number}}}')
+    ((plain,),) = shop.rows("""SELECT tasker.create_task('shop', 'checked', '{"order_id": 1}')""")
+    shop.run()
+    assert shop.client.get(plain).state == "complete"
+    ((state,),) = shop.rows("SELECT state FROM tasker.tasks WHERE task_uuid = %s", wild)
+    assert state in ("complete", "error")
+
+
 def test_a_result_with_such_a_number_reaches_the_next_step(shop: Shop) -> None:
     """As a worker in another language reports it."""
     task = shop.client.create("shop", "order")
