@@ -81,4 +81,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("Tasker's migrations go forward only: restore a backup to go back.")
+    raise RuntimeError("Tasker's migrations go forward only: restore a backup to go back.")
