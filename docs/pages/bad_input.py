@@ -60,6 +60,7 @@ The limits are [settings](settings.md): `system.max_context_bytes` and `system.m
 
 _UUID = re.compile(r"(?!00000000-)[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _LONGEST = 400
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def make(create: Create) -> str:
@@ -83,7 +84,7 @@ def make(create: Create) -> str:
         messages = _messages(place, answer)
         returned = _returned(place)
     head = ["what", "how", "error"]
-    return page(
+    text = page(
         "Bad input",
         INTRO,
         "## Templates",
@@ -116,6 +117,8 @@ def make(create: Create) -> str:
         "Exit code 1: failed; 2: called wrongly.",
         table(["command", "exit code", "error"], commands),
     )
+    # Shipped settings are named by where they are: say it as from the top of a checkout, wherever this one lies.
+    return text.replace(f"{_CHECKOUT}/", "")
 
 
 # -- observed without a database ----------------------------------------------------------------------------------

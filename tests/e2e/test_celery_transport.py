@@ -73,14 +73,15 @@ def test_remote_control_sees_and_steers_a_busy_worker(broker: Broker) -> None:
 def test_tasks_wait_for_their_time_and_retries_come_back(broker: Broker) -> None:
     with broker.start("--queues=celery").ready():
         sent = monotonic()
-        broker.send("note", "later", countdown=0.5)
+        broker.send("note", "later", countdown=2)
         broker.send("note", "now")
         broker.send("retry_once", "retried")
         wait_until(lambda: len(broker.lines()) == 4, "all four runs")
-        assert monotonic() - sent >= 0.5
-    assert broker.lines()[0] == "now"
-    assert broker.lines()[-1] == "later"
-    assert [line for line in broker.lines() if line.startswith("retried")] == ["retried 0", "retried 1"]
+        assert monotonic() - sent >= 2
+    # Two processes run them: "now" and the retried one come in either order.
+    lines = broker.lines()
+    assert lines.index("now") < lines.index("later")
+    assert [line for line in lines if line.startswith("retried")] == ["retried 0", "retried 1"]
 
 
 def test_events_reach_receivers_and_can_be_switched_on_at_runtime(broker: Broker) -> None:
