@@ -63,6 +63,7 @@ def fan(name: str, width: int) -> Shape:
 SHAPES: dict[str, Shape] = {
     shape.name: shape
     for shape in (
+        Shape("plain", {"only": []}),  # no graph at all: what a job queue does
         Shape("linear4", {"one": [], "two": ["one"], "three": ["two"], "four": ["three"]}),
         Shape("diamond", {"start": [], "left": ["start"], "right": ["start"], "join": ["left", "right"]}),
         Shape(
