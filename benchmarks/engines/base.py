@@ -5,9 +5,9 @@ reads one command a line from its standard input and answers one line each. It i
 worker processes, submits, waits for results as a user's program would, and times that. So every engine is measured
 from the same spot, and no engine's libraries meet another's.
 
-Commands: ``{"do": "start"}``, ``{"do": "throughput", "shape": …, "tasks": N}``, ``{"do": "latency", "shape": …,
-"tasks": N}``, ``{"do": "pids"}``, ``{"do": "stop"}``. Numbers of tasks never repeat within a run, so that the records
-of handlers' runs (`benchmarks.shapes.Runs`) tell one command from another.
+Commands: ``{"do": "start"}``, ``{"do": "throughput", "shape": …, "tasks": N, "timeout": seconds}``, ``{"do":
+"latency", "shape": …, "tasks": N}``, ``{"do": "pids"}``, ``{"do": "stop"}``. Numbers of tasks rise and never repeat
+within a run, so that the records of handlers' runs (`benchmarks.shapes.Runs`) tell one command from another.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,10 +70,16 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def wait(self, handles: Sequence[Any], timeout: float) -> Sequence[int]:
-        """The value of each task's last step, in the order of the handles.
+        """Wait until each task is final; the value of each one's last step, in the order of the handles.
+
+        An engine whose client waits without getting values returns nothing, and reads them in `results`.
 
         :raises TimeoutError: when one is not final in time (seconds).
         """
+
+    def results(self, shape: Shape, handles: Sequence[Any], waited: Sequence[int]) -> Sequence[int]:
+        """The values, where `wait` did not bring them: part of a latency, not of a throughput."""
+        return waited
 
     @abc.abstractmethod
     def pids(self) -> Sequence[int]:
@@ -81,26 +87,38 @@ class Engine(abc.ABC):
 
     # -- what the bench asks ----------------------------------------------------------------------------------
 
-    def throughput(self, shape: Shape, tasks: int, timeout: float = 600) -> float:
-        """Seconds from the first submission until the last of ``tasks`` is final, results checked."""
-        numbers = self._numbers(tasks)
-        begun = time.perf_counter()
-        values = self.wait(self.submit(shape, numbers), timeout)
-        seconds = time.perf_counter() - begun
-        self._verify(shape, numbers, values)
-        return seconds
+    def throughput(self, shape: Shape, tasks: int, timeout: float = 600) -> dict[str, float]:
+        """Submit ``tasks`` and wait until the last is final; then check the results.
 
-    def latency(self, shape: Shape, tasks: int, pause: float = 0.03) -> list[float]:
-        """Seconds of each of ``tasks``, one at a time on the idle engine, as its client sees them."""
-        seen = []
+        :returns: ``seconds`` from the first submission until the last is final, ``submitted`` until all were
+            submitted, and ``client_cpu``, the seconds of CPU that this process took for it.
+        """
+        numbers = self._numbers(tasks)
+        cpu, begun = time.process_time(), time.perf_counter()
+        handles = self.submit(shape, numbers)
+        submitted = time.perf_counter() - begun
+        waited = self.wait(handles, timeout)
+        seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        self._verify(shape, numbers, self.results(shape, handles, waited))
+        return {"seconds": seconds, "submitted": submitted, "client_cpu": cpu}
+
+    def latency(self, shape: Shape, tasks: int, pause: float = 0.03) -> dict[str, list[float]]:
+        """One task at a time on the idle engine, as its client sees them.
+
+        :returns: ``seconds`` of each until its value is known, and ``final``, until it was known to be final.
+        """
+        seen, final = [], []
         for _ in range(tasks):
             (number,) = self._numbers(1)
             begun = time.perf_counter()
-            values = self.wait(self.submit(shape, [number]), 60)
+            handles = self.submit(shape, [number])
+            waited = self.wait(handles, 60)
+            final.append(time.perf_counter() - begun)
+            values = self.results(shape, handles, waited)
             seen.append(time.perf_counter() - begun)
             self._verify(shape, [number], values)
             time.sleep(pause)
-        return seen
+        return {"seconds": seen, "final": final}
 
     def _numbers(self, count: int) -> list[int]:
         first, self._next = self._next, self._next + count
@@ -122,7 +140,7 @@ def serve(engine_type: type[Engine]) -> None:
     with contextlib.ExitStack() as stack:
         for line in sys.stdin:
             command = json.loads(line)
-            answer: dict[str, Any]
+            answer: Mapping[str, Any]
             try:
                 match command["do"]:
                     case "start":
@@ -130,9 +148,11 @@ def serve(engine_type: type[Engine]) -> None:
                         engine.start()
                         answer = {"name": engine.name, "shapes": list(engine.shapes)}
                     case "throughput":
-                        answer = {"seconds": engine.throughput(SHAPES[command["shape"]], command["tasks"])}
+                        answer = engine.throughput(
+                            SHAPES[command["shape"]], command["tasks"], command.get("timeout", 600)
+                        )
                     case "latency":
-                        answer = {"seconds": engine.latency(SHAPES[command["shape"]], command["tasks"])}
+                        answer = engine.latency(SHAPES[command["shape"]], command["tasks"])
                     case "pids":
                         answer = {"pids": list(engine.pids())}
                     case "stop":

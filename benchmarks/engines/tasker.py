@@ -1,0 +1,130 @@
+"""Tasker: ``python -m benchmarks.engines.tasker <place.json> hosted|bare``.
+
+* ``hosted`` is what its documentation says to run: a Celery worker whose prefork slots are step executors, and one with
+  a thread for orchestration, which sends the messages of wide fan-outs. The broker is the same PostgreSQL.
+* ``bare`` are the same executors in plain processes, without Celery: what hosting costs is the difference.
+
+Settings as shipped. Tasks are created by ``create_many``, a thousand or 10,000 steps in one transaction. The client
+waits for the last task, and then for all: waiting for all from the beginning would ask for the state of each of them
+whenever one has finished. States come without results, so these are read afterwards: within a latency, by
+``Tasker.results`` as a program would, and after a throughput, when the clock has stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import psycopg
+
+from benchmarks.engines.base import Engine, Place, serve
+from benchmarks.engines.processes import Workers
+from benchmarks.engines.tasker_setup import NAMESPACE, environment, request, set_up
+from benchmarks.shapes import Shape
+from tasker import Tasker, TaskTimeout
+from tasker.client.handle import TaskHandle
+
+CHUNK_TASKS = 1000
+CHUNK_STEPS = 10_000
+
+EXECUTORS = "SELECT count(*) FROM tasker.executors WHERE lost_at IS NULL AND kind IN ('step_executor', 'step_enqueuer')"
+VALUES = """
+    SELECT k.no, s.results->>'value'
+    FROM unnest(CAST(%s AS uuid[])) WITH ORDINALITY AS k(task_uuid, no)
+    JOIN tasker.tasks AS t USING (task_uuid)
+    JOIN tasker.named_steps AS n ON n.named_task_id = t.named_task_id AND n.name = %s
+    JOIN tasker.workflow_steps AS s ON s.task_uuid = t.task_uuid AND s.position = n.position
+    WHERE t.state = 'complete' ORDER BY k.no
+"""
+
+
+class TaskerEngine(Engine):
+    """What hosted and bare have in common: all but the processes."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._workers = Workers(place)
+
+    def start(self) -> None:
+        """Migrate, register the shapes, start the executors."""
+        set_up(self.place.database_url)
+        self._client = Tasker(self.place.database_url)
+        self._database = psycopg.connect(self.place.database_url, autocommit=True)
+        self.start_workers(environment(self.place.database_url))
+        self._workers.until(self._all_there, "Tasker's executors")
+
+    def start_workers(self, env: dict[str, str]) -> None:
+        """Start ``place.workers`` step executors and one orchestration loop."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End the workers."""
+        self._workers.stop(40)
+        self._client.close()
+        self._database.close()
+
+    def submit(self, shape: Shape, numbers: Sequence[int]) -> Sequence[TaskHandle]:
+        """By ``create_many``."""
+        size = max(1, min(CHUNK_TASKS, CHUNK_STEPS // shape.steps))
+        handles: list[TaskHandle] = []
+        for first in range(0, len(numbers), size):
+            handles += self._client.create_many([request(shape, n) for n in numbers[first : first + size]])
+        return handles
+
+    def wait(self, handles: Sequence[TaskHandle], timeout: float) -> Sequence[int]:
+        """By ``wait`` for the last, then ``wait_all``."""
+        try:
+            self._client.wait(handles[-1], timeout)
+            if len(handles) > 1:
+                self._client.wait_all(handles, timeout)
+        except TaskTimeout as error:
+            raise TimeoutError(str(error)) from error
+        return ()
+
+    def results(self, shape: Shape, handles: Sequence[TaskHandle], waited: Sequence[int]) -> Sequence[int]:
+        """One by one from the client, many by SQL; a task that did not end well has none."""
+        if len(handles) == 1:
+            return [self._client.results(handles[0])[shape.last]["value"]]
+        values = [-1] * len(handles)
+        for number, value in self._database.execute(VALUES, [[h.task_uuid for h in handles], shape.last]):
+            values[number - 1] = int(value)
+        return values
+
+    def pids(self) -> Sequence[int]:
+        """The steps' process or processes first, orchestration last."""
+        return self._workers.pids
+
+    def _all_there(self) -> bool:
+        row = self._database.execute(EXECUTORS).fetchone()
+        return row is not None and row[0] >= self.place.workers + 1
+
+
+class Hosted(TaskerEngine):
+    """Celery workers."""
+
+    name = "tasker-hosted"
+
+    def start_workers(self, env: dict[str, str]) -> None:
+        """One worker with prefork slots for steps, one with a thread for orchestration."""
+        worker = [sys.executable, "-m", "celery", "-A", "tasker", "worker", "-l", "warning"]
+        self._workers.start("steps", [*worker, "-Q", NAMESPACE, "-c", str(self.place.workers), "-n", "steps@%h"], env)
+        self._workers.start(
+            "orchestration", [*worker, "-Q", "orchestration", "-P", "threads", "-c", "1", "-n", "orchestration@%h"], env
+        )
+
+
+class Bare(TaskerEngine):
+    """Plain processes."""
+
+    name = "tasker-bare"
+
+    def start_workers(self, env: dict[str, str]) -> None:
+        """One process for each executor."""
+        program = [sys.executable, "-m", "benchmarks.engines.tasker_executor"]
+        for number in range(self.place.workers):
+            self._workers.start(f"steps{number}", [*program, "steps"], env)
+        self._workers.start("orchestration", [*program, "orchestration"], env)
+
+
+if __name__ == "__main__":
+    serve({"hosted": Hosted, "bare": Bare}[sys.argv[2]])

@@ -1,0 +1,57 @@
+"""What all that measures Tasker begins with: the schema, and each shape as a registered workflow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from benchmarks.shapes import SHAPES, Shape
+from tasker.config.manager import ConfigManager
+from tasker.database.connection import Database
+from tasker.database.migrations import migrate
+from tasker.workflows.loading import load_template
+from tasker.workflows.registry import TemplateRegistry
+
+NAMESPACE = "bench"
+QUEUE = "bench_queue"
+HANDLERS = "benchmarks.engines.tasker_handlers"
+
+
+def environment(database_url: str, **more: str) -> dict[str, str]:
+    """The environment of a process that works on this database, with the settings as shipped."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TASKER_", "CELERY_", "PG"))}
+    return {
+        **kept,
+        "DATABASE_URL": database_url,
+        "TASKER_ENV": "production",
+        "TASKER_ENGINE__HANDLER_MODULES": f'["{HANDLERS}"]',
+        **more,
+    }
+
+
+def template_of(shape: Shape) -> str:
+    """The shape as a YAML template."""
+    lines = [f"name: {shape.name}", f"namespace_name: {NAMESPACE}", "version: 1.0.0", "steps:"]
+    for step, parents in shape.parents.items():
+        lines.append(f"  - name: {step}")
+        lines.append(f'    handler: {{callable: "{HANDLERS}:step"}}')
+        if parents:
+            lines.append(f"    depends_on: [{', '.join(parents)}]")
+    return "\n".join(lines) + "\n"
+
+
+def set_up(database_url: str, shapes: Iterable[Shape] = tuple(SHAPES.values())) -> dict[str, int]:
+    """Migrate the database and register the shapes; each shape's number there, by its name."""
+    migrate(database_url)
+    database = Database(database_url)
+    try:
+        registry = TemplateRegistry(database, ConfigManager.load(environ=environment(database_url)))
+        return {shape.name: registry.register(load_template(template_of(shape))).named_task_id for shape in shapes}
+    finally:
+        database.close()
+
+
+def request(shape: Shape, n: int) -> Mapping[str, Any]:
+    """A task of this shape, as `Tasker.create_many` takes it."""
+    return {"namespace": NAMESPACE, "name": shape.name, "context": {"n": n}}
