@@ -108,11 +108,11 @@ class Engine:
     # -- executors ------------------------------------------------------------------------------------------------
 
     def executor(self, *, namespace: str = "testing", grace_seconds: float = 5.0, **options: Any) -> StepExecutor:
-        """A step executor, without a loop or heartbeats."""
+        """A step executor, without a loop or heartbeats; it serves the namespace's queue, or ``queues``."""
         limits = options.pop("limits", StepLimits(**options.pop("sizes", {})))
         stop = options.pop("stop", self.stop)
         executor = StepExecutor(
-            (f"{namespace}_queue",),
+            options.pop("queues", (f"{namespace}_queue",)),
             database=options.pop("database", self.database),
             worker="test",
             handlers=self.handlers,
