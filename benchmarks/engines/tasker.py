@@ -19,7 +19,14 @@ import psycopg
 
 from benchmarks.engines.base import Engine, Place, serve
 from benchmarks.engines.processes import Workers
-from benchmarks.engines.tasker_setup import NAMESPACE, environment, request, set_up
+from benchmarks.engines.tasker_setup import (
+    CELERY_WORKER,
+    count_executors,
+    environment,
+    request,
+    set_up,
+    start_celery_worker,
+)
 from benchmarks.shapes import Shape
 from tasker import Tasker, TaskTimeout
 from tasker.client.handle import TaskHandle
@@ -27,7 +34,6 @@ from tasker.client.handle import TaskHandle
 CHUNK_TASKS = 1000
 CHUNK_STEPS = 10_000
 
-EXECUTORS = "SELECT count(*) FROM tasker.executors WHERE lost_at IS NULL AND kind IN ('step_executor', 'step_enqueuer')"
 VALUES = """
     SELECT k.no, s.results->>'value'
     FROM unnest(CAST(%s AS uuid[])) WITH ORDINALITY AS k(task_uuid, no)
@@ -51,7 +57,9 @@ class TaskerEngine(Engine):
         self._client = Tasker(self.place.database_url)
         self._database = psycopg.connect(self.place.database_url, autocommit=True)
         self.start_workers(environment(self.place.database_url))
-        self._workers.until(self._all_there, "Tasker's executors")
+        self._workers.until(
+            lambda: count_executors(self.place.database_url) >= self.place.workers + 1, "Tasker's executors"
+        )
 
     def start_workers(self, env: dict[str, str]) -> None:
         """Start ``place.workers`` step executors and one orchestration loop."""
@@ -94,10 +102,6 @@ class TaskerEngine(Engine):
         """The steps' process or processes first, orchestration last."""
         return self._workers.pids
 
-    def _all_there(self) -> bool:
-        row = self._database.execute(EXECUTORS).fetchone()
-        return row is not None and row[0] >= self.place.workers + 1
-
 
 class Hosted(TaskerEngine):
     """Celery workers."""
@@ -106,10 +110,11 @@ class Hosted(TaskerEngine):
 
     def start_workers(self, env: dict[str, str]) -> None:
         """One worker with prefork slots for steps, one with a thread for orchestration."""
-        worker = [sys.executable, "-m", "celery", "-A", "tasker", "worker", "-l", "warning"]
-        self._workers.start("steps", [*worker, "-Q", NAMESPACE, "-c", str(self.place.workers), "-n", "steps@%h"], env)
+        start_celery_worker(self._workers, self.place.database_url, self.place.workers)
         self._workers.start(
-            "orchestration", [*worker, "-Q", "orchestration", "-P", "threads", "-c", "1", "-n", "orchestration@%h"], env
+            "orchestration",
+            [*CELERY_WORKER, "-Q", "orchestration", "-P", "threads", "-c", "1", "-n", "orchestration@%h"],
+            env,
         )
 
 

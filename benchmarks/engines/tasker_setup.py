@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import psycopg
+
+from benchmarks.engines.processes import Workers
 from benchmarks.shapes import SHAPES, Shape
 from tasker.config.manager import ConfigManager
 from tasker.database.connection import Database
@@ -16,6 +20,9 @@ from tasker.workflows.registry import TemplateRegistry
 NAMESPACE = "bench"
 QUEUE = "bench_queue"
 HANDLERS = "benchmarks.engines.tasker_handlers"
+
+CELERY_WORKER = (sys.executable, "-m", "celery", "-A", "tasker", "worker", "-l", "warning")
+EXECUTORS = "SELECT count(*) FROM tasker.executors WHERE lost_at IS NULL AND kind IN ('step_executor', 'step_enqueuer')"
 
 
 def environment(database_url: str, **more: str) -> dict[str, str]:
@@ -55,3 +62,19 @@ def set_up(database_url: str, shapes: Iterable[Shape] = tuple(SHAPES.values())) 
 def request(shape: Shape, n: int) -> Mapping[str, Any]:
     """A task of this shape, as `Tasker.create_many` takes it."""
     return {"namespace": NAMESPACE, "name": shape.name, "context": {"n": n}}
+
+
+def start_celery_worker(workers: Workers, database_url: str, executors: int) -> None:
+    """A Celery worker whose prefork slots are step executors."""
+    workers.start(
+        "steps",
+        [*CELERY_WORKER, "-Q", NAMESPACE, "-c", str(executors), "-n", "steps@%h"],
+        environment(database_url),
+    )
+
+
+def count_executors(database_url: str) -> int:
+    """How many executors of steps, and of orchestration where that runs, are at work."""
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute(EXECUTORS).fetchone()
+    return 0 if row is None else int(row[0])

@@ -1,0 +1,143 @@
+"""Tasker beside its peers, on this machine, in one run: ``python -m benchmarks``.
+
+Prints tables, and writes the run as JSON with its pictures to ``benchmarks/results``. Ends with 1 if an engine failed
+or ended with a wrong result, and with 2 if the request is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime as dt
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import inside, report
+from benchmarks.engines.registry import ENGINES
+from benchmarks.measuring import measure, say
+from benchmarks.plan import FULL, SHORT, Plan
+from benchmarks.record import about
+from benchmarks.servers import servers
+from benchmarks.shapes import SHAPES
+
+RESULTS = Path(__file__).parent / "results"
+INSIDE_STEPS = 40_000
+
+
+def _names(known: Sequence[str], what: str) -> Any:
+    def parse(text: str) -> list[str]:
+        names = [name for name in text.split(",") if name]
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise argparse.ArgumentTypeError(f"no {what} {', '.join(unknown)}; there are {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--full", action="store_true", help="all shapes, more and longer rounds; else the short form")
+    parser.add_argument("--engines", type=_names(list(ENGINES), "engine"), default=list(ENGINES), metavar="A,B")
+    parser.add_argument("--shapes", type=_names(list(SHAPES), "shape"), metavar="A,B")
+    parser.add_argument("--rounds", type=int, help="how often each engine is measured; at least 3 tell anything")
+    parser.add_argument("--seconds", type=float, help="how long each throughput takes, roughly")
+    parser.add_argument("--longest", type=float, help="no throughput shall take longer (seconds)")
+    parser.add_argument("--latencies", type=int, help="tasks of a latency")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes of each engine")
+    parser.add_argument("--no-inside", action="store_true", help="leave out Tasker's own figures")
+    parser.add_argument("--database-url", help="a PostgreSQL to use; else an embedded one is started for the run")
+    parser.add_argument("--redis-url", default=os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:6379/0"))
+    parser.add_argument("--amqp-url", default=os.environ.get("BENCH_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//"))
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for what the run found")
+    return parser.parse_args()
+
+
+def plan_of(given: argparse.Namespace) -> Plan:
+    """The form, and what the command line changes of it."""
+    plan = FULL if given.full else SHORT
+    names = ("shapes", "rounds", "seconds", "longest", "latencies")
+    changed = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    return dataclasses.replace(plan, inside=not given.no_inside, **changed)
+
+
+def run(given: argparse.Namespace) -> dict[str, Any]:
+    """Measure; the run as it is kept."""
+    plan, engines = plan_of(given), given.engines
+    needed = [ENGINES[name] for name in engines]
+    with servers(
+        database_url=given.database_url,
+        redis_url=given.redis_url,
+        amqp_url=given.amqp_url,
+        redis=any(entry.redis for entry in needed),
+        rabbitmq=any(entry.rabbitmq for entry in needed),
+    ) as found:
+        for name, reason in found.missing.items():
+            say(f"{name} is missing: {reason}")
+        failed = {
+            engine: f"{server} is missing: {found.missing[server]}"
+            for engine, entry in zip(engines, needed, strict=True)
+            for server, needs in (("Redis", entry.redis), ("RabbitMQ", entry.rabbitmq))
+            if needs and server in found.missing
+        }
+        origin = about(found, [engine for engine in engines if engine not in failed])
+        measured = measure([engine for engine in engines if engine not in failed], plan, found, given.workers)
+        within = None
+        if plan.inside and {"tasker-hosted", "tasker-bare"} & set(engines):
+            say("Tasker from within")
+            within = inside.look(
+                found.postgresql,
+                rounds=plan.rounds,
+                steps=INSIDE_STEPS if given.full else INSIDE_STEPS // 5,
+                idle_seconds=60 if given.full else 10,
+            )
+    return {
+        "about": origin,
+        "plan": dataclasses.asdict(plan),
+        "workers": given.workers,
+        "engines": engines,
+        "samples": measured.samples,
+        "sizes": measured.sizes,
+        "failed": {**failed, **measured.failed},
+        "left_out": measured.left_out,
+        "inside": within,
+    }
+
+
+def keep(found: dict[str, Any], folder: Path) -> Path:
+    """Write the run, and ``latest.json`` beside it; the pictures, too, where matplotlib is installed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{dt.datetime.now(tz=dt.UTC):%Y%m%d-%H%M%S}-{found['about']['revision'] or 'unknown'}"
+    path = folder / f"{stem}.json"
+    path.write_text(json.dumps(found, indent=1))
+    (folder / "latest.json").write_text(path.read_text())
+    try:
+        from benchmarks import plots
+    except ModuleNotFoundError as error:
+        say(f"no pictures: {error} (make bench installs it)")
+    else:
+        plots.draw(found, folder, stem)
+    return path
+
+
+def main() -> int:
+    """Run, keep, print."""
+    given = arguments()
+    found = run(given)
+    path = keep(found, given.results)
+    print(report.text(found))
+    print(f"Kept as {path}")
+    for engine, reason in found["failed"].items():
+        print(f"FAILED: {engine}: {reason}", file=sys.stderr)
+    return 1 if found["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
