@@ -1,0 +1,150 @@
+"""A PostgreSQL of the storm's own, on a disk of its own where that can be had: to be killed, stopped and filled up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from tasker.database.embedded import EmbeddedServer
+from tasker.database.embedded.directory import Directory
+from tasker.database.embedded.postmaster import Postmaster
+from tasker.database.scratch import ScratchDatabases
+from tests.embedded_support import guardians, kill_postmaster, postmaster, processes_of, wait_for
+
+DISK_MEGABYTES = 640
+_RESERVE = 1 << 20
+_SETTINGS = {
+    "max_connections": "150",
+    # Little is kept for later, so that a disk can be filled.
+    "max_wal_size": "96MB",
+    "min_wal_size": "32MB",
+    "checkpoint_timeout": "30s",
+}
+
+
+class StormServer:
+    """The server, and what can be done to it.
+
+    Args:
+        folder: its own.
+        has_disk: whether ``folder`` is the top of a small file system of its own.
+    """
+
+    def __init__(self, folder: Path, *, has_disk: bool) -> None:
+        self.folder = folder / "server"
+        self.has_disk = has_disk
+        self._ballast = folder / "ballast"
+        # What is killed here loses nothing that reached the kernel; a page may be torn, so full_page_writes stays.
+        self._embedded = EmbeddedServer.start(self.folder, settings={**_SETTINGS, "fsync": "off"})
+        self.databases = ScratchDatabases(self._embedded.database_url("postgres"))
+
+    @property
+    def socket(self) -> Path:
+        """The server's unix socket."""
+        return Directory(self.folder).socket
+
+    def revive(self) -> None:
+        """See that it runs, and takes connections."""
+        self._embedded.ensure_running()
+
+    def kill(self) -> None:
+        """kill -9 of the postmaster."""
+        kill_postmaster(self.folder)
+
+    def stop_at_once(self) -> None:
+        """An immediate shutdown: no checkpoint, no good-bye."""
+        pid = postmaster(self.folder)
+        if pid is not None:
+            os.kill(pid, signal.SIGQUIT)
+            wait_for(lambda: postmaster(self.folder) is None, "the server to have shut down", 60)
+
+    # -- the disk -------------------------------------------------------------------------------------------------
+
+    @property
+    def way_to_fill(self) -> str:
+        """How ``fill`` works here."""
+        return "a small file system, filled up" if self.has_disk else "a limit on the size of files"
+
+    def fill(self) -> None:
+        """Leave no room on the disk.
+
+        Without a disk of its own, by a limit on the server's files: no table or index that is longer can grow. Other
+        programs on the machine never notice either.
+        """
+        if not self.has_disk:
+            self._limit_files(_RESERVE)
+            return
+        # Written, not only reserved; the last bytes one by one, until there is no page left.
+        with self._ballast.open("ab", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(bytes(1 << 16))
+
+    def make_room(self) -> None:
+        """Undo ``fill``."""
+        if self.has_disk:
+            self._ballast.unlink(missing_ok=True)
+        else:
+            self._limit_files(resource.RLIM_INFINITY)
+
+    def _limit_files(self, size: int) -> None:
+        # The postmaster first: those that it starts meanwhile inherit its limit.
+        pids = [pid for pid in [postmaster(self.folder), *processes_of(self.folder)] if pid is not None]
+        for pid in pids:
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                psutil.Process(pid).rlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop it."""
+        self.make_room()
+        self._embedded.release()
+        Postmaster(Directory(self.folder)).stop()
+        wait_for(lambda: not guardians(self.folder) and not processes_of(self.folder), "the server to be gone", 60)
+
+
+@contextmanager
+def storm_server(*, own_disk: bool = True) -> Iterator[StormServer]:
+    """A server; nothing of it is left afterwards.
+
+    Args:
+        own_disk: give it a small file system of its own, where mounting is permitted.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="tasker-chaos-", dir="/tmp"))
+    has_disk = own_disk and _mount(folder)
+    try:
+        # The embedded server of root runs as another user.
+        folder.chmod(0o711)
+        server = StormServer(folder, has_disk=has_disk)
+        try:
+            yield server
+        finally:
+            server.close()
+    finally:
+        if has_disk:
+            _unmount(folder)
+        shutil.rmtree(folder)
+
+
+def _mount(folder: Path) -> bool:
+    options = f"size={DISK_MEGABYTES}m,mode=711"
+    command = ["mount", "-t", "tmpfs", "-o", options, "tasker-chaos", str(folder)]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def _unmount(folder: Path) -> None:
+    # A process that is about to end may still have a file open there.
+    wait_for(lambda: subprocess.run(["umount", str(folder)], capture_output=True).returncode == 0, "unmounting", 30)
