@@ -3,9 +3,10 @@
 
 BIN := .venv/bin
 ARGS :=
+MINUTES := 10
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-quick test-long test-lowest coverage lint format build docs migrate clean
+.PHONY: help demo test test-quick test-long test-lowest chaos coverage lint format build docs migrate clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -25,6 +26,10 @@ test-quick: ## the tests that need no worker processes, without coverage
 test-long: ## the long forms (chaos and load), which CI does not run
 	@.ci/venv dev
 	$(PYTEST) -m long --timeout 1800 --session-timeout 7200 $(ARGS)
+
+chaos: ## storms of every kind over real workers for MINUTES (10), with a table and build/chaos.json at the end
+	@.ci/venv dev
+	$(BIN)/python -m tests.chaos.storm --minutes $(MINUTES) --json build/chaos.json $(ARGS)
 
 test-lowest: ## unit and integration tests on the lowest versions that pyproject.toml allows
 	@.ci/venv lowest

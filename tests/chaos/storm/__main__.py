@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import shutil
@@ -33,6 +34,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where logs of storms with violations are kept")
     parser.add_argument("--revision", help="which code this is; asked of git unless given")
     given = parser.parse_args()
+    # That connections break is no news here.
+    logging.basicConfig(level=logging.ERROR)
     seed = os.environ.get("TASKER_TEST_SEED") or str(random.SystemRandom().randint(0, 2**32))
     print(f"TASKER_TEST_SEED={seed}", flush=True)
     end = time.monotonic() + given.minutes * 60
@@ -58,6 +61,7 @@ def main() -> int:
             shutil.copytree(folder, given.keep / f"{kind}-{seed}-{number}", dirs_exist_ok=True)
         shutil.rmtree(folder)
         if given.json:
+            given.json.parent.mkdir(parents=True, exist_ok=True)
             given.json.write_text(json.dumps([each.as_json() for each in outcomes], indent=1))
     print(table(outcomes))
     return int(any(outcome.violations for outcome in outcomes))

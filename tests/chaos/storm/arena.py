@@ -76,6 +76,7 @@ class Arena:
         self.created = 0
         self.failures_to_create = 0
         self.unexpected: list[str] = []
+        self._stale: dict[uuid.UUID, int] = {}
 
     def _workers_url(self) -> str:
         if self.proxy is None:
@@ -243,6 +244,20 @@ class Arena:
                 return row[0] if row else None
         except psycopg.OperationalError:
             return None
+
+    def note_counters(self) -> None:
+        """Read what the executors of results that came by message have refused so far: their rows go when they do."""
+        with contextlib.suppress(psycopg.OperationalError), self.connection() as connection:
+            for executor, stale in connection.execute(
+                "SELECT executor, coalesce((counters->>'stale')::integer, 0) FROM tasker.executors"
+                " WHERE kind = 'step_result_processor'"
+            ):
+                self._stale[executor] = stale
+
+    @property
+    def refused(self) -> int:
+        """Stale results that executors refused, by their heartbeats (those that came by message) and their logs."""
+        return sum(self._stale.values()) + self.log_count(r": outcome refused, ")
 
     @property
     def all_ended(self) -> bool:

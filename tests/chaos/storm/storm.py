@@ -32,7 +32,8 @@ class Outcome:
         kind: its kind.
         seed: of all its choices.
         revision: of the code.
-        seconds: how long it lasted, calm included.
+        seconds: how long it took.
+        phases: how long each part of it took, in seconds.
         harm: what was done, how often.
         tasks: how many ended.
         steps: of those tasks that ran.
@@ -52,6 +53,7 @@ class Outcome:
     seed: str
     revision: str
     seconds: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
     harm: dict[str, int] = field(default_factory=dict)
     tasks: int = 0
     steps: int = 0
@@ -93,7 +95,7 @@ def storm(
         of_revision: which code this is; asked of git unless given.
     """
     outcome = Outcome(KINDS[kind_name].name, seed, of_revision or revision())
-    begun = time.monotonic()
+    watch = _Watch(outcome.phases)
     violations = Violations()
     randomly = Random(f"{seed} {kind_name}")
     arena = Arena(server, folder, tasks=tasks, seed=seed, proxied=KINDS[kind_name].proxied)
@@ -103,16 +105,22 @@ def storm(
         arena.pace(seconds * 0.8)
         arena.open()
         kind.begin()
+        watch.ended("opening")
         _blow(arena, kind, randomly, time.monotonic() + seconds, outcome, violations)
+        watch.ended("storm")
         kind.calm()
         _calm(arena, violations)
+        watch.ended("calm")
         kind.after_the_end()
         _drained(arena, violations)
-        outcome.harm, outcome.refused = dict(+kind.acts), kind.refused + _refused(arena)
+        arena.note_counters()
+        outcome.harm, outcome.refused = dict(+kind.acts), kind.refused + arena.refused
         outcome.restarts = arena.restarts
         arena.stop_creating()
         arena.end_processes()
+        watch.ended("closing")
         verdict = Verdict(arena.url, effects.read(arena.book), tasks)
+        watch.ended("judging")
         for process in arena.left():
             violations.add("a process was left behind", process)
         for error in arena.unexpected:
@@ -127,16 +135,34 @@ def storm(
     outcome.requeued, outcome.errors = dict(figures.requeued), dict(figures.errors)
     outcome.violations = dict(violations.counts + verdict.violations.counts)
     outcome.examples = {**verdict.violations.examples, **violations.examples}
-    outcome.seconds = round(time.monotonic() - begun, 1)
+    watch.ended("cleaning up")
+    outcome.seconds = round(sum(outcome.phases.values()), 1)
     return outcome
 
 
+class _Watch:
+    """Measures the parts of a storm."""
+
+    def __init__(self, phases: dict[str, float]) -> None:
+        self._phases = phases
+        self._began = time.monotonic()
+
+    def ended(self, phase: str) -> None:
+        """What went on until now was that phase."""
+        now = time.monotonic()
+        self._phases[phase] = round(now - self._began, 1)
+        self._began = now
+
+
 def _blow(arena: Arena, kind: Kind, randomly: Random, end: float, outcome: Outcome, violations: Violations) -> None:
-    next_check = time.monotonic() + 1
+    next_check, next_note = time.monotonic() + 1, 0.0
     while (now := time.monotonic()) < end:
         arena.mind()
         if not arena.all_ended:
             kind.act()
+        if now >= next_note:
+            arena.note_counters()
+            next_note = now + 0.5
         if now >= next_check:
             outcome.checks += _check(arena, violations)
             next_check = time.monotonic() + randomly.uniform(1, 3)
@@ -168,6 +194,7 @@ def _calm(arena: Arena, violations: Violations) -> None:
             violations.add("not all tasks ended", f"{arena.created} created of {arena.tasks}")
             return
         arena.mind()
+        arena.note_counters()
         time.sleep(0.1)
 
 
@@ -179,15 +206,6 @@ def _drained(arena: Arena, violations: Violations) -> None:
         wait_until(lambda: arena.value(f"SELECT {query}") == 0, "all messages are used up", PATIENCE_SECONDS)
     except AssertionError:
         violations.add("messages are left over", [arena.value(f"SELECT count(*) FROM pgmq.q_{q}") for q in queues])
-
-
-def _refused(arena: Arena) -> int:
-    """What executors counted as stale: in their logs, or, of results that came by message, in their heartbeats."""
-    by_message = arena.value(
-        "SELECT coalesce(sum((counters->>'stale')::integer), 0) FROM tasker.executors"
-        " WHERE kind = 'step_result_processor'"
-    )
-    return int(by_message or 0) + arena.log_count(r": outcome refused, ")
 
 
 def revision() -> str:
