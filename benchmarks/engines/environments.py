@@ -56,7 +56,8 @@ def python_for(engine: str) -> Path:
 
 def versions_in(engine: str) -> dict[str, str]:
     """What is installed in this engine's environment: distribution name to version."""
-    listed = _run([str(python_for(engine)), "-m", "pip", "--disable-pip-version-check", "list", "--format=json"], engine)
+    pip = [str(python_for(engine)), "-m", "pip", "--disable-pip-version-check"]
+    listed = _run([*pip, "list", "--format=json"], engine)
     return {found["name"]: found["version"] for found in json.loads(listed)}
 
 

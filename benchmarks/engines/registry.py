@@ -44,7 +44,9 @@ ENGINES: dict[str, Entry] = {
     ),
     "dbos": Entry("benchmarks.engines.dbos", [], "bench-dbos", postgresql=True),
     "absurd": Entry("benchmarks.engines.absurd", [], "bench-absurd", postgresql=True),
-    "procrastinate": Entry("benchmarks.engines.procrastinate", [], "bench-procrastinate", postgresql=True, graphs=False),
+    "procrastinate": Entry(
+        "benchmarks.engines.procrastinate", [], "bench-procrastinate", postgresql=True, graphs=False
+    ),
     "pgqueuer": Entry("benchmarks.engines.pgqueuer", [], "bench-pgqueuer", postgresql=True, graphs=False),
     "prefect": Entry("benchmarks.engines.prefect", [], "bench-prefect", postgresql=True, small=True),
 }

@@ -1,0 +1,85 @@
+"""The worker processes of a peer: started in groups of their own, and never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.engines.base import Place
+
+ROOT = Path(__file__).parents[2]
+
+
+class StartFailed(Exception):
+    """A worker ended, or did not come up in time; carries the end of its log."""
+
+
+class Workers:
+    """Processes that one engine starts. Each leads a process group, so that its own children end with it."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._started: list[tuple[subprocess.Popen[bytes], Path]] = []
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes started here."""
+        return [process.pid for process, _ in self._started]
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        """Start a process, with ``BENCH_RUNS`` set and its output in ``<name>.log`` of the place's folder."""
+        log = Path(self._place.folder) / f"{name}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                list(command),
+                cwd=ROOT,
+                env={**os.environ, "BENCH_RUNS": str(self._place.runs), **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._started.append((process, log))
+
+    def until(self, ready: Callable[[], bool], what: str, timeout: float = 60) -> None:
+        """Wait until ``ready``.
+
+        :raises StartFailed: when a process ended meanwhile, or it took too long (seconds).
+        """
+        deadline = time.monotonic() + timeout
+        while not ready():
+            for process, log in self._started:
+                if process.poll() is not None:
+                    raise StartFailed(f"{what}: a process ended with {process.returncode}:\n{_end(log)}")
+            if time.monotonic() > deadline:
+                logs = "\n".join(_end(log) for _, log in self._started)
+                raise StartFailed(f"{what}: not within {timeout:.0f} s:\n{logs}")
+            time.sleep(0.05)
+
+    def all_wrote(self, word: bytes, what: str, timeout: float = 60) -> None:
+        """Wait until each process has written ``word`` to its log."""
+        self.until(lambda: all(word in log.read_bytes() for _, log in self._started), what, timeout)
+
+    def stop(self, grace: float = 10) -> None:
+        """Ask each process to end; after ``grace`` seconds, end it and all of its group."""
+        for process, _ in self._started:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        deadline = time.monotonic() + grace
+        for process, _ in self._started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        for process, _ in self._started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._started.clear()
+
+
+def _end(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
