@@ -8,14 +8,14 @@ SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     r record;
+    n_open integer;
     ended record;
     finished jsonb := '[]'::jsonb;
     queues text[] := ARRAY[]::text[];
 BEGIN
     PERFORM tasker.assert_read_committed('reject_tasks');
     FOR r IN
-        SELECT k.task_uuid, k.why, (SELECT count(*)::integer FROM tasker.workflow_steps AS s
-                                     WHERE s.task_uuid = k.task_uuid AND s.finished_at IS NULL) AS open
+        SELECT k.task_uuid, k.why
         FROM (SELECT (e.entry->>'task_uuid')::uuid AS task_uuid,
                      left(concat_ws(': ', e.entry->>'reason', e.entry->>'message'), 4096) AS why
               FROM jsonb_array_elements(request->'tasks') AS e(entry) ORDER BY 1 OFFSET 0) AS k
@@ -25,8 +25,11 @@ BEGIN
               AND (x.claimed_by IS NULL OR x.claimed_by = request->>'processor')
             FOR NO KEY UPDATE) AS t
     LOOP
+        -- A statement of its own: it sees what was committed while this call waited for the task.
+        SELECT count(*)::integer INTO n_open FROM tasker.workflow_steps AS s
+        WHERE s.task_uuid = r.task_uuid AND s.finished_at IS NULL;
         SELECT * INTO ended FROM tasker.end_tasks(
-            ARRAY[r.task_uuid], ARRAY['pending'], ARRAY['error'], ARRAY[r.open], ARRAY[0], ARRAY[0],
+            ARRAY[r.task_uuid], ARRAY['pending'], ARRAY['error'], ARRAY[n_open], ARRAY[0], ARRAY[0],
             request->>'processor', r.why, clock_timestamp());
         finished := finished || ended.finished; queues := queues || ended.queues;
     END LOOP;

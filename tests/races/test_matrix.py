@@ -1,0 +1,182 @@
+"""Every function that writes against every other, on the same tasks, really at once.
+
+Who takes part is in ``actors.py``, in which situations in ``stages.py``, and what is legal in ``rounds.py``.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import pytest
+
+from tasker.database.roles import GRANTED_FUNCTIONS
+from tasker.database.scratch import ScratchDatabases
+from tests.races.actors import ACTORS, BYSTANDERS, Actor
+from tests.races.rounds import Lane
+from tests.races.stages import SITUATIONS
+
+NOT_HERE = {
+    "uuid7": "draws a number",
+    "notify": "writes nothing: it wakes listeners",
+}
+"""Functions that are not stable, and yet take no part."""
+EVERYBODY = {**ACTORS, **BYSTANDERS}
+T = TypeVar("T")
+Race = tuple[str, Actor, Actor]
+
+
+class Chart:
+    """Which calls change something in which situation, and so which races are worth running."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.changing: dict[str, list[Actor]] = {}
+        in_lanes(lanes, list(SITUATIONS), self._try_all)
+
+    def _try_all(self, lane: Lane, situation: str) -> None:
+        stage = lane.set_stage(situation, *ACTORS.values())
+        before = stage.digest()
+        self.changing[situation] = [actor for actor in ACTORS.values() if lane.alone(stage, actor).state != before]
+        lane.end(stage, situation)
+
+    def races(self, situation: str) -> list[Race]:
+        """All pairs of calls that both change something here."""
+        pairs = itertools.combinations_with_replacement(self.changing[situation], 2)
+        return [(situation, one, two) for one, two in pairs]
+
+    def chosen(self) -> dict[str, list[Race]]:
+        """Each such pair in one of its situations, by situation."""
+        places: dict[tuple[str, str], list[Race]] = {}
+        for situation in SITUATIONS:
+            for race in self.races(situation):
+                places.setdefault((race[1].name, race[2].name), []).append(race)
+        chosen: dict[str, list[Race]] = {situation: [] for situation in SITUATIONS}
+        for names, races in places.items():
+            race = races[zlib.crc32(" | ".join(names).encode()) % len(races)]
+            chosen[race[0]].append(race)
+        return chosen
+
+
+def in_lanes(lanes: Sequence[Lane], work: Sequence[T], do: Callable[[Lane, T], object]) -> None:
+    """Share work out among the lanes, each of which does one piece at a time."""
+    left = iter(work)
+
+    def run(lane: Lane) -> None:
+        while not lane.problems:
+            piece = next(left, None)  # one thread at a time holds the interpreter
+            if piece is None:
+                return
+            do(lane, piece)
+
+    with concurrent.futures.ThreadPoolExecutor(len(lanes)) as pool:
+        for future in [pool.submit(run, lane) for lane in lanes]:
+            future.result()
+
+
+@pytest.fixture(scope="module")
+def lanes(tasker_server: ScratchDatabases) -> Iterator[list[Lane]]:
+    made = [Lane(tasker_server.create()) for _ in range(2)]
+    yield made
+    races: Counter[str] = sum((lane.races for lane in made), Counter())
+    print(f"\n{sum(races.values())} races, the second call:")
+    for how, count in sorted(races.items()):
+        print(f"{count:8} {how}")
+    for lane in made:
+        lane.close()
+        tasker_server.drop(lane.url)
+
+
+@pytest.fixture(scope="module")
+def chart(lanes: list[Lane]) -> Chart:
+    return Chart(lanes)
+
+
+@pytest.fixture(autouse=True)
+def sound(lanes: list[Lane]) -> Iterator[None]:
+    """After each test nothing was found, and the invariants hold."""
+    for lane in lanes:
+        lane.problems.clear()
+    yield
+    problems = [problem for lane in lanes for problem in (*lane.problems, *lane.core.broken_rules())]
+    assert problems == [], "\n".join(problems[:20])
+
+
+def test_every_function_that_writes_takes_part(lanes: list[Lane]) -> None:
+    granted = {name for names in GRANTED_FUNCTIONS.values() for name in names}
+    query = "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'tasker'::regnamespace AND provolatile = 'v'"
+    writing = {name for (name,) in lanes[0].core.rows(query)} & granted
+    assert {actor.function for actor in EVERYBODY.values()} == writing - NOT_HERE.keys()
+
+
+def test_every_call_that_works_on_tasks_changes_something_in_some_situation(chart: Chart) -> None:
+    changing = {actor.name for actors in chart.changing.values() for actor in actors}
+    assert ACTORS.keys() - changing == UNSEEN
+
+
+UNSEEN = {"register_executor", "extend_task_claim", "extend_finalization_claim", "heartbeat"}
+"""What these change, the time of a lease, is no part of what is compared."""
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_two_calls_at_once_do_what_they_do_one_after_the_other(lanes: list[Lane], chart: Chart, situation: str) -> None:
+    in_lanes(lanes, chart.chosen()[situation], lambda lane, race: lane.race(*race))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_in_every_situation_two_calls_at_once_do_what_they_do_one_after_the_other(
+    lanes: list[Lane], chart: Chart, situation: str
+) -> None:
+    in_lanes(lanes, chart.races(situation), lambda lane, race: lane.race(*race, thorough=True))
+
+
+WAITS = {frozenset({"record_tick", "recover_lost_steps"})}
+"""A sweep keeps its place in the coordinator's row."""
+
+
+def test_whoever_only_keeps_registers_holds_nobody_up(lanes: list[Lane]) -> None:
+    def meet(lane: Lane, actor: Actor) -> None:
+        stage = lane.set_stage("running", *EVERYBODY.values())
+        for bystander in BYSTANDERS.values():
+            for first, second in ((actor, bystander), (bystander, actor)):
+                if lane.roll_back(stage, first, second) and {first.name, second.name} not in WAITS:
+                    lane.problems.append(f"{second.name} waited for {first.name}")
+        lane.end(stage, actor.name)
+
+    in_lanes(lanes, list(ACTORS.values()), meet)
+
+
+def test_two_calls_that_only_keep_registers_do_what_they_do_one_after_the_other(lanes: list[Lane]) -> None:
+    pairs = list(itertools.combinations_with_replacement(BYSTANDERS.values(), 2))
+    in_lanes(lanes, pairs, lambda lane, pair: lane.race("ready", *pair, gated=False))
+
+
+def test_calls_that_change_nothing_disturb_nobody(lanes: list[Lane], chart: Chart) -> None:
+    """The pairs that are left: in no situation do both change something."""
+    raced = {frozenset((one.name, two.name)) for races in chart.chosen().values() for _, one, two in races}
+    left = [
+        (one, two)
+        for one, two in itertools.combinations_with_replacement(ACTORS.values(), 2)
+        if frozenset((one.name, two.name)) not in raced
+    ]
+    places: dict[str, list[tuple[Actor, Actor]]] = {}
+    for one, two in left:
+        # Where one of them changes something, if there is such a situation.
+        fitting = [s for s, actors in chart.changing.items() if one in actors or two in actors] or ["running"]
+        situation = fitting[zlib.crc32(f"{one.name} | {two.name}".encode()) % len(fitting)]
+        places.setdefault(situation, []).append((one, two))
+
+    def meet(lane: Lane, situation: str) -> None:
+        pairs = places[situation]
+        stage = lane.set_stage(situation, *(actor for pair in pairs for actor in pair))
+        for one, two in pairs:
+            lane.roll_back(stage, one, two)
+            lane.roll_back(stage, two, one)
+        lane.end(stage, situation)
+
+    in_lanes(lanes, list(places), meet)
