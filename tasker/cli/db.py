@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
 import click
 
-from tasker.cli.commands import group
+from tasker.cli import moments
+from tasker.cli.commands import Failure, as_failure, group
 from tasker.cli.output import Output
+
+if TYPE_CHECKING:
+    from tasker.database.verification import Progress, Report, Rule
 
 
 @group()
@@ -115,3 +122,127 @@ def doctor() -> None:
     output.table([vars(finding) for finding in findings], ["check", "verdict", "detail", "advice"], title="Database")
     if any(finding.verdict == "problem" for finding in findings):
         raise click.exceptions.Exit(1)
+
+
+class CouldNotCheck(Failure):
+    """Nothing is known about the history: neither that it is legal nor that it is not."""
+
+    exit_code = 2
+
+
+@db.command("verify")
+@click.option("--task", type=click.UUID, metavar="UUID", help="Only what belongs to this task.")
+@click.option("--namespace", help="Only what belongs to tasks of this namespace's workflows.")
+@click.option(
+    "--since", help="Only tasks that something happened to since this time, or so long ago (90s, 15m, 12h, 7d)."
+)
+@click.option("--rule", "rules", multiple=True, metavar="NAME", help="Only this rule; may be given several times.")
+@click.option("--list", "list_rules", is_flag=True, help="Print the rules instead. Needs no database.")
+@click.option(
+    "--examples", type=click.IntRange(1, 1000), default=10, show_default=True, help="Rows to show for each rule."
+)
+@click.option(
+    "--timeout",
+    "timeout_seconds",
+    type=click.FloatRange(0.001),
+    default=600,
+    show_default=True,
+    help="Longest time for one statement, in seconds.",
+)
+def verify(
+    task: UUID | None,
+    namespace: str | None,
+    since: str | None,
+    rules: tuple[str, ...],
+    list_rules: bool,
+    examples: int,
+    timeout_seconds: float,
+) -> None:
+    """Prove from the tables that the history is legal, or list every violation.
+
+    Changes nothing and locks no row; all rules see one moment, so it may run beside any load. Exit code 0: all rules
+    hold. 1: some are violated. 2: some could not be checked. What the engine will put right by itself is listed as
+    pending, and is no violation.
+    """
+    from tasker.config.manager import ConfigManager
+    from tasker.database import verification
+    from tasker.database.address import database_address
+
+    output = Output()
+    if list_rules:
+        listed = [_as_record(rule) for rule in verification.RULES.values()]
+        output.table(listed, ["rule", "severity", "says"], title="Rules")
+        return
+    try:
+        with database_address(ConfigManager.load()) as url, output.progress() as show:
+            report = verification.verify(
+                url,
+                task=task,
+                namespace=namespace,
+                since=None if since is None else moments.since(since),
+                rules=rules or None,
+                examples=examples,
+                timeout_seconds=timeout_seconds,
+                watch=lambda progress: show(_progress(progress)),
+            )
+    except Exception as error:
+        failure = as_failure(error)
+        if failure is None:
+            raise
+        raise CouldNotCheck(failure.error) from error
+    _print_report(output, report)
+    if report.violations:
+        raise click.exceptions.Exit(1)
+    if report.unchecked:
+        raise click.exceptions.Exit(2)
+
+
+def _progress(progress: Progress) -> str:
+    return f"{progress.number}/{progress.of}: {progress.check.about}"
+
+
+def _as_record(rule: Rule) -> dict[str, Any]:
+    return {
+        "rule": rule.name,
+        "severity": rule.severity,
+        "says": rule.says,
+        "advice": rule.advice,
+        "repaired": rule.repaired,
+    }
+
+
+def _print_report(output: Output, report: Report) -> None:
+    seconds = sum(report.seconds.values())
+    data = {
+        "at": report.at,
+        "is_legal": not report.violations and not report.unchecked,
+        "seconds": round(seconds, 3),
+        "rules": [rule.name for rule in report.rules],
+        "history_from": dict(report.history_from),
+        "findings": [
+            {**_as_record(found.rule), "count": found.count, "examples": [vars(one) for one in found.examples]}
+            for found in report.findings
+        ],
+        "unchecked": dict(report.unchecked),
+    }
+    lines = []
+    for found in report.findings:
+        lines.append(f"{found.rule.severity}: {found.rule.name} ({found.count}): {found.rule.says}")
+        lines += [f"    {example}" for example in found.examples]
+        if found.count > len(found.examples):
+            lines.append(f"    and {found.count - len(found.examples)} more")
+        if found.rule.repaired is not None:
+            lines.append(f"  will be put right: {found.rule.repaired}")
+        lines.append(f"  what to do: {found.rule.advice}")
+    for reason in dict.fromkeys(report.unchecked.values()):
+        names = ", ".join(name for name, why in report.unchecked.items() if why == reason)
+        lines.append(f"unchecked: {names}: {reason}")
+    for table, moment in report.history_from.items():
+        if moment is not None:
+            lines.append(f"{table} is kept from {moment.isoformat()} on; what was before is not judged.")
+    violated, pending = len(report.violations), len(report.pending)
+    lines.append(
+        f"{len(report.rules) - violated - pending} rules hold, {violated} are violated, {pending} wait for a repair,"
+        f" {len(report.unchecked)} could not be checked, in {seconds:.1f} s, as of {report.at.isoformat()}."
+    )
+    output.text("\n".join(lines), **data)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -118,6 +118,17 @@ class Output:
 
         with Live(console=_console(), auto_refresh=False) as view:
             yield LiveTable(self, columns, title, view)
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str], object]]:
+        """Gives what shows a line of progress, on standard error, while somebody watches; else what does nothing."""
+        if self.as_json or not sys.stderr.isatty():
+            yield lambda text: None
+            return
+        from rich.console import Console
+
+        with Console(stderr=True).status("") as status:
+            yield status.update
 
     def _print_json(self, value: object) -> None:
         click.echo(to_json(value))

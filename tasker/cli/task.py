@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tasker.cli import moments
 from tasker.cli.commands import group
 from tasker.cli.output import Output
 from tasker.errors import InvalidRequest
@@ -63,7 +63,8 @@ def task() -> None:
 def create(namespace: str, name: str, context: str, wait: bool, timeout: float | None, **options: Any) -> None:
     """Start workflow NAME of NAMESPACE. CONTEXT is JSON, or @FILE, or - for standard input."""
     output = Output()
-    options["run_at"] = _moment(options["run_at"])
+    if options["run_at"] is not None:
+        options["run_at"] = moments.moment(options["run_at"], "run_at")
     value = _json(context, "context")
     with _client() as client:
         handle = client.create(namespace, name, value, **options)
@@ -95,7 +96,7 @@ def list_tasks(since: str | None, **filters: Any) -> None:
     """Tasks, newest first."""
     output = Output()
     if since is not None:
-        filters["created_after"] = _since(since)
+        filters["created_after"] = moments.since(since)
     with _client() as client:
         page = client.list(**filters)
     output.table(
@@ -285,22 +286,3 @@ def _json(text: str, what: str) -> Any:
         raise InvalidRequest(
             f"{what} is not JSON: {error}", hint="""quote it for the shell: '{"order_id": 42}'""", field=what
         ) from error
-
-
-def _moment(text: str | None) -> dt.datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InvalidRequest(
-            f"{text!r} is no time", hint="write it like 2027-01-31T08:00:00+01:00", field="run_at"
-        ) from error
-    return moment if moment.tzinfo is not None else moment.astimezone()
-
-
-def _since(text: str) -> dt.datetime | None:
-    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
-    if seconds is not None and text[:-1].isdigit():
-        return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds * int(text[:-1]))
-    return _moment(text)

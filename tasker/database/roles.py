@@ -74,7 +74,11 @@ _WORKER = (
     "worker_heartbeat",
 )
 _OPERATOR = (
+    "allowed_step_transitions",
+    "allowed_task_transitions",
     "ensure_namespace",
+    "is_step_enqueue_message",
+    "is_step_message",
     "pause_tasks",
     "queue_ensure",
     "register_template",

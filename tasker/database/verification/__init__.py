@@ -5,10 +5,22 @@ from tasker.database.verification.checker import (
     RULES,
     Example,
     Finding,
+    Progress,
     Report,
     verify,
     verify_connection,
 )
 from tasker.database.verification.rule import Check, Rule
 
-__all__ = ["CHECKS", "RULES", "Check", "Example", "Finding", "Report", "Rule", "verify", "verify_connection"]
+__all__ = [
+    "CHECKS",
+    "RULES",
+    "Check",
+    "Example",
+    "Finding",
+    "Progress",
+    "Report",
+    "Rule",
+    "verify",
+    "verify_connection",
+]

@@ -234,7 +234,7 @@ def verify_connection(
     """
     scope = Scope(_uuid(task), namespace, since)
     chosen = _choose(rules, scope)
-    with _snapshot(connection, timeout_seconds):
+    with _snapshot(connection, timeout_seconds, planned_for_all=scope.is_all):
         moment, now = _row(connection, "SELECT transaction_timestamp(), tasker.now()")
         fragments = _fragments(connection, moment, now)
         kept: dict[str, dt.datetime | None] = {}
@@ -308,7 +308,7 @@ def _reason(error: psycopg.Error) -> str:
 
 
 @contextmanager
-def _snapshot(connection: psycopg.Connection[Any], timeout_seconds: float) -> Iterator[None]:
+def _snapshot(connection: psycopg.Connection[Any], timeout_seconds: float, *, planned_for_all: bool) -> Iterator[None]:
     """A transaction in which everybody sees the same, with settings for few big statements; or the caller's own."""
     own = connection.info.transaction_status == TransactionStatus.IDLE
     if own:
@@ -321,6 +321,9 @@ def _snapshot(connection: psycopg.Connection[Any], timeout_seconds: float) -> It
             "work_mem": _WORK_MEM,
             "jit": "off",
             "TimeZone": "UTC",
+            "max_parallel_workers_per_gather": "2",
+            # Statistics are late where everything is new. A join that was planned for few rows must not meet a million.
+            "enable_nestloop": "off" if planned_for_all else "on",
         }.items():
             connection.execute("SELECT set_config(%s, %s, true)", (name, value))
         yield

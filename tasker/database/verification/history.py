@@ -127,29 +127,34 @@ STEP_TRANSITIONS = Check(
 
 READINESS = Check(
     about="joins",
-    task="c.task_uuid",
-    step=("c.position", "c.map_index"),
+    task="j.task_uuid",
+    step=("j.child", "0"),
     reads_history=True,
+    # One pass: when each step was made ready, beside when each of its parents was satisfied.
     source=f"""
-        FROM tasker.workflow_step_transitions AS c
-        JOIN tasker.tasks AS t ON t.task_uuid = c.task_uuid
-        JOIN tasker.named_steps AS n ON n.named_task_id = t.named_task_id AND n.position = c.position
-        CROSS JOIN LATERAL unnest(n.depends_on) AS e(parent)
-        LEFT JOIN (SELECT x.task_uuid, x.position, min(x.at) AS at
-                   FROM tasker.workflow_step_transitions AS x
-                   WHERE x.to_state IN {SATISFIED} AND $scope(x.task_uuid)
-                   GROUP BY x.task_uuid, x.position) AS p
-          ON p.task_uuid = c.task_uuid AND p.position = e.parent""",
-    where="""
-        c.from_state = 'pending' AND c.to_state IN ('enqueued', 'in_progress') AND c.task_uuid >= $first_step
-        AND $scope(c.task_uuid)""",
+        FROM (SELECT e.task_uuid, e.child, min(e.ready_at) AS ready_at, max(e.parents) AS parents,
+                     count(e.satisfied_at) AS satisfied, max(e.satisfied_at) AS satisfied_at
+              FROM (SELECT h.task_uuid, b.child, b.ready_at, b.parents, b.satisfied_at
+                    FROM tasker.workflow_step_transitions AS h
+                    JOIN tasker.tasks AS t ON t.task_uuid = h.task_uuid
+                    JOIN tasker.named_steps AS n ON n.named_task_id = t.named_task_id AND n.position = h.position
+                    CROSS JOIN LATERAL (
+                        SELECT h.position AS child, h.at AS ready_at, cardinality(n.depends_on) AS parents,
+                               CAST(NULL AS timestamptz) AS satisfied_at
+                        WHERE h.from_state = 'pending' AND h.to_state IN ('enqueued', 'in_progress')
+                        UNION ALL
+                        SELECT d.child, NULL, NULL, h.at FROM unnest(n.dependents) AS d(child)
+                        WHERE h.to_state IN {SATISFIED}) AS b
+                    WHERE (h.from_state = 'pending' OR h.to_state IN {SATISFIED})
+                      AND h.task_uuid >= $first_step AND $scope(h.task_uuid)) AS e
+              GROUP BY e.task_uuid, e.child) AS j""",
     rules=(
         Rule(
             "ready-after-its-parents",
             "no step was made ready before all of its parents were satisfied",
-            "p.at IS NULL OR p.at > c.at",
-            "format('made ready at %s, its parent %s %s', c.at, e.parent,"
-            " CASE WHEN p.at IS NULL THEN 'never was satisfied' ELSE format('was satisfied at %s', p.at) END)",
+            "j.ready_at IS NOT NULL AND (j.satisfied < j.parents OR j.satisfied_at > j.ready_at)",
+            "format('made ready at %s; of its %s parents %s were satisfied, the last at %s',"
+            " j.ready_at, j.parents, j.satisfied, coalesce(CAST(j.satisfied_at AS text), 'no time'))",
             "it may have run without its parents' results: report it",
         ),
     ),
