@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--revision", help="which code this is; asked of git unless given")
     given = parser.parse_args()
     # That connections break is no news here.
-    logging.basicConfig(level=logging.ERROR)
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     seed = os.environ.get("TASKER_TEST_SEED") or str(random.SystemRandom().randint(0, 2**32))
     print(f"TASKER_TEST_SEED={seed}", flush=True)
     end = time.monotonic() + given.minutes * 60

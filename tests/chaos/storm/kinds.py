@@ -8,9 +8,12 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from random import Random
 from typing import ClassVar
 
+import psutil
+import psycopg
 from psycopg import sql
 
 from tests.chaos.storm.arena import LEASE_SECONDS, STEP_WORKERS, Arena
@@ -147,14 +150,16 @@ class Freeze(Kind):
         frozen = self.arena.tree(role)
         try:
             for process in frozen:
-                process.suspend()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.suspend()
             self.acts[f"frozen ({role})"] += 1
             wait_until(lambda: self._lost(hostname), f"{hostname} to count as lost")
             # Others take over, and end much of it, before it wakes up.
             time.sleep(self.random.uniform(0, LEASE_SECONDS))
         finally:
             for process in reversed(frozen):
-                process.resume()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def _lost(self, hostname: str) -> bool:
         living = self.arena.value(
@@ -219,10 +224,12 @@ class Clock(Kind):
 
     def act(self) -> None:
         seconds = self.random.choice([0.0, self.random.uniform(-self._MOST_SECONDS, self._MOST_SECONDS)])
-        self._set(seconds)
+        # It may count although the answer does not arrive.
         self._latest = max(self._latest, seconds)
-        self._renew_connections(self.random.uniform(0.2, 0.8))
-        self.acts["engine"] += 1
+        with contextlib.suppress(psycopg.OperationalError):  # no server now
+            self._set(seconds)
+            self._renew_connections(self.random.uniform(0.2, 0.8))
+            self.acts["engine"] += 1
         if self._wall.can_be_set:
             self._wall.jump(round(self.random.uniform(-self._MOST_SECONDS, self._MOST_SECONDS)))
             self.acts["workers' wall clock"] += 1
@@ -274,40 +281,47 @@ class FullDisk(Kind):
 
 
 class Everything(Kind):
-    """All kinds at once, in any order."""
+    """All kinds, several at a time."""
 
     name = "everything at once"
     proxied = True
-    pause = (0.1, 0.8)
+    pause = (0.05, 0.4)
     _KINDS: ClassVar[tuple[type[Kind], ...]] = (
         KillChildren, KillWorkers, KillOrchestration, StopServer, Freeze, Cut, Messages, Clock, FullDisk,
     )  # fmt: skip
-    _WEIGHTS = (6, 2, 6, 2, 1, 4, 20, 3, 1)
+    _WEIGHTS = (6, 2, 6, 2, 1, 4, 30, 3, 1)
+    _AT_ONCE = 3
 
     def prepare(self) -> None:
-        self._kinds = [kind(self.arena, self.random) for kind in self._KINDS]
+        # Each draws from a source of its own, as their order is the machine's.
+        self._kinds = [kind(self.arena, Random(f"{self.random.random()}")) for kind in self._KINDS]
         for kind in self._kinds:
             kind.prepare()
 
     def begin(self) -> None:
+        self._pool = ThreadPoolExecutor(self._AT_ONCE)
+        self._busy: dict[int, Future[None]] = {}
         for kind in self._kinds:
             kind.begin()
 
     def act(self) -> None:
-        kind = self.random.choices(self._kinds, self._WEIGHTS)[0]
-        kind.act()
-        self._count()
+        for number, done in list(self._busy.items()):
+            if done.done():
+                self._busy.pop(number).result()
+        number = self.random.choices(range(len(self._kinds)), self._WEIGHTS)[0]
+        if number not in self._busy and len(self._busy) < self._AT_ONCE:
+            self._busy[number] = self._pool.submit(self._kinds[number].act)
 
     def calm(self) -> None:
+        self._pool.shutdown()
+        for done in self._busy.values():
+            done.result()
         for kind in reversed(self._kinds):
             kind.calm()
 
     def after_the_end(self) -> None:
         for kind in self._kinds:
             kind.after_the_end()
-        self._count()
-
-    def _count(self) -> None:
         self.acts = Counter({f"{kind.name}: {what}": n for kind in self._kinds for what, n in kind.acts.items()})
 
     @property

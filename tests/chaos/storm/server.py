@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,12 @@ from tasker.database.embedded import EmbeddedServer
 from tasker.database.embedded.directory import Directory
 from tasker.database.embedded.postmaster import Postmaster
 from tasker.database.scratch import ScratchDatabases
-from tests.embedded_support import guardians, kill_postmaster, postmaster, processes_of, wait_for
+from tasker.errors import EmbeddedServerError
+from tests.embedded_support import guardians, postmaster, processes_of, wait_for
 
 DISK_MEGABYTES = 640
 _RESERVE = 1 << 20
+_REVIVAL_SECONDS = 60.0
 _SETTINGS = {
     "max_connections": "150",
     # Little is kept for later, so that a disk can be filled.
@@ -54,19 +57,30 @@ class StormServer:
         return Directory(self.folder).socket
 
     def revive(self) -> None:
-        """See that it runs, and takes connections."""
-        self._embedded.ensure_running()
+        """See that it runs, and takes connections; may have to wait for room on its disk."""
+        deadline = time.monotonic() + _REVIVAL_SECONDS
+        while True:
+            try:
+                return self._embedded.ensure_running()
+            except EmbeddedServerError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def kill(self) -> None:
-        """kill -9 of the postmaster."""
-        kill_postmaster(self.folder)
+        """kill -9 of the postmaster, if it lives."""
+        self._signal(signal.SIGKILL)
 
     def stop_at_once(self) -> None:
         """An immediate shutdown: no checkpoint, no good-bye."""
+        self._signal(signal.SIGQUIT)
+
+    def _signal(self, number: int) -> None:
         pid = postmaster(self.folder)
         if pid is not None:
-            os.kill(pid, signal.SIGQUIT)
-            wait_for(lambda: postmaster(self.folder) is None, "the server to have shut down", 60)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            wait_for(lambda: postmaster(self.folder) != pid, "the server to be gone", 60)
 
     # -- the disk -------------------------------------------------------------------------------------------------
 
