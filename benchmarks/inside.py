@@ -17,8 +17,9 @@ from benchmarks.engines.tasker_setup import (
     request,
     set_up,
     start_celery_worker,
+    start_plain_executor,
 )
-from benchmarks.servers import PostgreSQL
+from benchmarks.servers import PostgreSQL, name_of
 from benchmarks.shapes import SHAPES, Shape
 from tasker import Tasker
 from tasker.config.manager import ConfigManager
@@ -30,6 +31,7 @@ from tasker.executors.stop import StopSignal
 CHAIN = SHAPES["linear4"]
 BATCHES = (1, 50)
 SUBMITTED_AT_ONCE = 1000
+COLD_TASKS = 4
 LONGEST_POLL_SECONDS = 5.0
 
 
@@ -42,13 +44,19 @@ def look(postgresql: PostgreSQL, *, rounds: int, steps: int, idle_seconds: float
         steps: steps of a run at the larger batch.
         idle_seconds: how long an idle executor is looked at.
     """
-    found: dict[str, Any] = {"batches": {str(batch): [] for batch in BATCHES}, "create_many": [], "create": []}
+    found: dict[str, Any] = {
+        "batches": {str(batch): [] for batch in BATCHES},
+        "create_many": [],
+        "create": [],
+        "cold": [],
+    }
     for _ in range(rounds):
         for batch in BATCHES:
             found["batches"][str(batch)].append(_one_executor(postgresql, batch, steps if batch > 1 else steps // 10))
         many, one = _submission(postgresql, steps // CHAIN.steps)
         found["create_many"].append(many)
         found["create"].append(one)
+        found["cold"].append(_cold(postgresql))
     found["idle"] = _idle(postgresql, idle_seconds)
     return found
 
@@ -105,7 +113,7 @@ def _one_executor(postgresql: PostgreSQL, batch: int, steps: int) -> dict[str, f
     done = tasks * CHAIN.steps
     per_step = {"microseconds": seconds / done * 1e6, "commits": commits / done}
     if statements:
-        per_step["statements"] = statements[0] / (counted * CHAIN.steps)
+        per_step["statements"] = statements.total() / (counted * CHAIN.steps)
     return per_step
 
 
@@ -124,20 +132,38 @@ def _submission(postgresql: PostgreSQL, tasks: int) -> tuple[float, float]:
         return many, alone / (time.perf_counter() - begun)
 
 
-def _idle(postgresql: PostgreSQL, seconds: float) -> float | None:
-    """Statements per second of a Celery worker with idle executors, for each of them, once polling has slowed down."""
+def _cold(postgresql: PostgreSQL) -> float:
+    """Steps per second of a fan-out whose steps nobody has run before: what an executor has still to learn costs."""
+    shape = SHAPES["fan100"]
+    with database(postgresql, shape) as url, executor_here(url, BATCHES[-1]) as loop, Tasker(url) as client:
+        create(client, shape, COLD_TASKS)
+        begun = time.perf_counter()
+        loop.run_until_idle(300)
+        seconds = time.perf_counter() - begun
+        _all_complete(client, COLD_TASKS)
+    return COLD_TASKS * shape.steps / seconds
+
+
+def _idle(postgresql: PostgreSQL, seconds: float) -> dict[str, float]:
+    """Statements per second, once polling has slowed down.
+
+    Of one executor in a process of its own, and of a whole Celery worker with two, Celery's own statements included.
+    """
     executors = 2
-    with tempfile.TemporaryDirectory(prefix="tasker-bench-") as folder, database(postgresql) as url:
-        workers = Workers(Place(url, "", "", folder))
-        try:
-            start_celery_worker(workers, url, executors)
-            workers.until(lambda: count_executors(url) >= executors, "the idle executors")
-            time.sleep(3 * LONGEST_POLL_SECONDS)
-            with postgresql.counting_statements() as counted:
-                time.sleep(seconds)
-        finally:
-            workers.stop(40)
-    return counted[0] / seconds / executors if counted else None
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tasker-bench-"))
+        bare, hosted = stack.enter_context(database(postgresql)), stack.enter_context(database(postgresql))
+        workers = Workers(Place("", "", "", folder))
+        stack.callback(workers.stop, 40)
+        start_celery_worker(workers, hosted, executors)
+        start_plain_executor(workers, "bare", "steps", bare)
+        workers.until(lambda: count_executors(hosted) >= executors and count_executors(bare) == 1, "idle executors")
+        time.sleep(3 * LONGEST_POLL_SECONDS)
+        with postgresql.counting_statements() as counted:
+            time.sleep(seconds)
+    if not counted:
+        return {}
+    return {"executor": counted[name_of(bare)] / seconds, "worker": counted[name_of(hosted)] / seconds}
 
 
 def _all_complete(client: Tasker, least: int) -> None:

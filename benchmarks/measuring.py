@@ -124,30 +124,31 @@ class _Session:
     # -- parts ------------------------------------------------------------------------------------------------
 
     def _warm_up(self, program: Program, shapes: Sequence[str]) -> None:
-        """Have all code loaded and all plans made; in the first round, find how many tasks fill the time."""
-        first = shapes[0]
-        if first in self.sizes:
-            for shape in shapes:
-                if shape in self.sizes:
-                    self._ask(program, shape, max(1, self.sizes[shape] // 10))
+        """Have all code loaded, all plans made and all steps known; in the first round, find the sizes."""
+        known = {shape: self.sizes[shape] for shape in shapes if shape in self.sizes}
+        if known:
+            for shape, tasks in known.items():
+                self._ask(program, shape, max(1, tasks // 10))
+            time.sleep(program.settles)
             return
-        tasks = TRIAL_TASKS
-        self._ask(program, first, tasks)
-        while (seconds := self._ask(program, first, tasks)["seconds"]) < self.plan.seconds / 4:
-            tasks = min(tasks * 8, math.ceil(tasks * self.plan.seconds / 3 / seconds))
-        self.sizes[first] = self._size(tasks, seconds)
-        rate = tasks * SHAPES[first].steps / seconds
+        first = shapes[0]
+        rate = TRIAL_TASKS * SHAPES[first].steps / self._ask(program, first, TRIAL_TASKS)["seconds"]
         for shape in shapes[1:]:
-            steps = SHAPES[shape].steps
-            if steps / rate > self.plan.longest:
-                self.left_out[shape] = f"one task would take about {steps / rate:.0f} s"
-                continue
-            tasks = max(1, round(rate * self.plan.seconds / 8 / steps))
-            seconds = self._ask(program, shape, tasks)["seconds"]
-            if seconds / tasks > self.plan.longest:
-                self.left_out[shape] = f"one task takes {seconds / tasks:.0f} s"
-                continue
-            self.sizes[shape] = self._size(tasks, seconds)
+            expected = SHAPES[shape].steps / rate
+            if expected > self.plan.longest:
+                self.left_out[shape] = f"one task would take about {expected:.0f} s"
+            else:
+                self._ask(program, shape, 1)
+        time.sleep(program.settles)
+        for shape in shapes:
+            if shape not in self.left_out:
+                self.sizes[shape] = self._find_size(program, shape, TRIAL_TASKS if shape == first else 1)
+
+    def _find_size(self, program: Program, shape: str, tasks: int) -> int:
+        """The number of tasks that fills the time, by more and more of them."""
+        while (seconds := self._ask(program, shape, tasks)["seconds"]) < self.plan.seconds / 4:
+            tasks = min(tasks * 8, math.ceil(tasks * self.plan.seconds / 3 / seconds))
+        return self._size(tasks, seconds)
 
     def _size(self, tasks: int, seconds: float) -> int:
         """How many tasks fill the time, where so many took so long."""
@@ -182,7 +183,7 @@ class _Session:
             self._ask(program, shape, tasks)
         if counted:
             steps = tasks * SHAPES[shape].steps
-            self._add(mode="statements", shape=shape, statements=counted[0], steps=steps)
+            self._add(mode="statements", shape=shape, statements=counted.total(), steps=steps)
 
     def _latency(self, program: Program) -> None:
         count = self.plan.latencies_of(self.engine)

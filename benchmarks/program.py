@@ -59,6 +59,7 @@ class Program:
         self._seen: dict[int, psutil.Process] = {}
         self.workers: list[int] = []
         self.shapes: list[str] = []
+        self.settles = 0.0
 
     @property
     def pid(self) -> int:
@@ -67,7 +68,8 @@ class Program:
 
     def start(self) -> None:
         """Have it start its workers."""
-        self.shapes = self.ask(START_SECONDS, do="start")["shapes"]
+        started = self.ask(START_SECONDS, do="start")
+        self.shapes, self.settles = started["shapes"], started.get("settles", 0)
         self.workers = self.ask(10, do="pids")["pids"]
         self._look()
 

@@ -37,7 +37,9 @@ class Spread:
         return cls(statistics.median(known), min(known), max(known)) if known else None
 
     def text(self, form: Callable[[float], str]) -> str:
-        """Median (low–high)."""
+        """Median (low–high); a single figure stands alone."""
+        if self.low == self.high:
+            return form(self.median)
         return f"{form(self.median)} ({form(self.low)}–{form(self.high)})"
 
 
@@ -136,6 +138,10 @@ def fine(number: float) -> str:
     return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 
+def _single(figure: float | None) -> Spread | None:
+    return None if figure is None else Spread(figure, figure, figure)
+
+
 def _cell(spread: Spread | None, form: Callable[[float], str]) -> str:
     return NOTHING if spread is None else spread.text(form)
 
@@ -230,10 +236,14 @@ def inside_table(run: Run) -> Table:
     if {"1", "50"} <= set(batches):
         spread = ratio(*({n: f["microseconds"] for n, f in enumerate(batches[batch])} for batch in ("1", "50")))
         rows.append(["the same, batch 50 against batch 1", _cell(spread, times)])
-    for name, text in (("create_many", "create_many, a thousand at a time, tasks/s"), ("create", "create, tasks/s")):
+    for name, text in (
+        ("cold", "one executor, the first four fan100 of an empty database, steps/s"),
+        ("create_many", "create_many, a thousand at a time, tasks/s"),
+        ("create", "create, tasks/s"),
+    ):
         rows.append([text, _cell(Spread.of(inside.get(name, [])), whole)])
-    idle = inside.get("idle")
-    rows.append(["an idle executor of a Celery worker, statements/s", NOTHING if idle is None else fine(idle)])
+    for name, text in (("executor", "an idle executor"), ("worker", "an idle Celery worker with two executors, all")):
+        rows.append([f"{text}, statements/s", _cell(_single(inside.get("idle", {}).get(name)), fine)])
     return "Tasker from within, linear4", ["figure", "measured"], rows if inside else []
 
 
@@ -274,8 +284,7 @@ def bars(run: Run) -> list[Bar]:
         return ratio(throughput(run, HOSTED, shape), throughput(run, peer, shape))
 
     def known(name: str) -> Spread | None:
-        value = figures.get(name)
-        return None if value is None else Spread(value, value, value)
+        return _single(figures.get(name))
 
     found = []
     for shape, least in (
@@ -313,13 +322,11 @@ def bars(run: Run) -> list[Bar]:
     found.append(_at_least("1,000,000 finished tasks, against none", 0.9, known("growth_finished"), times))
     found.append(_at_least("100,000 waiting tasks, against none", 0.9, known("growth_waiting"), times))
     found.append(_at_least("10,000 templates, against one", 0.9, known("growth_templates"), times))
-    idle = inside.get("idle")
-    found.append(_at_most("idle executor, statements/s", 1, None if idle is None else Spread(idle, idle, idle), fine))
+    idle = _single(inside.get("idle", {}).get("executor"))
+    found.append(_at_most("idle executor, statements/s", 1, idle, fine))
     found.append(_at_most("CPU s for 1,000 steps, servers and workers", 0.15, _servers_and_workers(run), fine))
-    held = memory(run, HOSTED, first=True)
-    found.append(
-        _at_most("worker of two executors, MB", 250, None if held is None else Spread(held, held, held), whole)
-    )
+    held = _single(memory(run, HOSTED, first=True))
+    found.append(_at_most("Celery worker of two executors, MB", 250, held, whole))
     found.append(_at_most("memory after 1,000,000 steps, against 10,000", 1.1, known("memory_growth"), times))
     return found
 

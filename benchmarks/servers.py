@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ from psycopg import sql
 from tasker.database.embedded import EmbeddedServer
 
 LOCAL = ("127.0.0.1", "localhost", "::1", "")
-LOGGED = re.compile(rb"LOG:  (?:statement|execute )")
+SETTINGS = {"log_line_prefix": "%d "}
+LOGGED = re.compile(rb"^(\S+) LOG:  (?:statement|execute )", re.MULTILINE)
 SHOWN = """
     SELECT name, setting || coalesce(' ' || unit, '') FROM pg_settings
     WHERE (setting IS DISTINCT FROM boot_val AND context <> 'internal' AND name !~ '_file$|director|^lc_|^log_'
@@ -60,7 +62,7 @@ class PostgreSQL:
 
     def drop(self, url: str) -> None:
         """Drop a database made here, whoever is connected."""
-        self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", urlsplit(url).path.lstrip("/"))
+        self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name_of(url))
 
     def written(self) -> tuple[int, int]:
         """Transactions that wrote, and bytes of WAL, of the whole server since its beginning. Exact at once.
@@ -84,12 +86,12 @@ class PostgreSQL:
         return int(row[0])
 
     @contextlib.contextmanager
-    def counting_statements(self) -> Iterator[list[int]]:
+    def counting_statements(self) -> Iterator[Counter[str]]:
         """Count the statements sent to the server until the end of the block, by having it log them.
 
-        The list then holds the count; it stays empty where the server's log is not within reach.
+        Yields what holds the counts afterwards, by database; it stays empty where the log is not within reach.
         """
-        found: list[int] = []
+        found: Counter[str] = Counter()
         if self._log is None:
             yield found
             return
@@ -102,7 +104,8 @@ class PostgreSQL:
             self._log_statements("none")
             with self._log.open("rb") as log:
                 log.seek(begin)
-                found.append(len(LOGGED.findall(log.read(end - begin))))
+                found.update(name.decode() for name in LOGGED.findall(log.read(end - begin)))
+            del found[self._connection.info.dbname]  # ours
 
     def postmaster(self) -> int | None:
         """The process id of the server's first process, if it can be seen from here."""
@@ -139,6 +142,11 @@ class PostgreSQL:
 
     def _execute(self, statement: str, name: str) -> None:
         self._connection.execute(sql.SQL(statement).format(sql.Identifier(name)))  # type: ignore[arg-type]
+
+
+def name_of(url: str) -> str:
+    """The database that an URL names."""
+    return urlsplit(url).path.lstrip("/")
 
 
 @dataclass
@@ -179,7 +187,7 @@ def servers(
         log = None
         if database_url is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tasker-bench-", dir="/tmp"))
-            embedded = stack.enter_context(EmbeddedServer.start(Path(folder)))
+            embedded = stack.enter_context(EmbeddedServer.start(Path(folder), settings=SETTINGS))
             database_url, log = embedded.database_url("postgres"), embedded.log_path
         found = Servers(PostgreSQL(database_url, log))
         stack.callback(found.postgresql.close)

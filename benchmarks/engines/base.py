@@ -50,6 +50,8 @@ class Engine(abc.ABC):
     name: ClassVar[str]
     shapes: ClassVar[Sequence[str]] = tuple(SHAPES)
     """The shapes that it can run."""
+    settles: ClassVar[float] = 0
+    """Seconds after the warm-up until it has learned what it learns about its steps; the bench waits so long."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -146,7 +148,7 @@ def serve(engine_type: type[Engine]) -> None:
                     case "start":
                         stack.callback(engine.stop)
                         engine.start()
-                        answer = {"name": engine.name, "shapes": list(engine.shapes)}
+                        answer = {"name": engine.name, "shapes": list(engine.shapes), "settles": engine.settles}
                     case "throughput":
                         answer = engine.throughput(
                             SHAPES[command["shape"]], command["tasks"], command.get("timeout", 600)

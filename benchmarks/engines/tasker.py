@@ -26,6 +26,7 @@ from benchmarks.engines.tasker_setup import (
     request,
     set_up,
     start_celery_worker,
+    start_plain_executor,
 )
 from benchmarks.shapes import Shape
 from tasker import Tasker, TaskTimeout
@@ -47,6 +48,8 @@ VALUES = """
 class TaskerEngine(Engine):
     """What hosted and bare have in common: all but the processes."""
 
+    settles = 3.5  # executors tell one another how long steps take with their heartbeats, every 3 s
+
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self._workers = Workers(place)
@@ -56,12 +59,12 @@ class TaskerEngine(Engine):
         set_up(self.place.database_url)
         self._client = Tasker(self.place.database_url)
         self._database = psycopg.connect(self.place.database_url, autocommit=True)
-        self.start_workers(environment(self.place.database_url))
+        self.start_workers()
         self._workers.until(
             lambda: count_executors(self.place.database_url) >= self.place.workers + 1, "Tasker's executors"
         )
 
-    def start_workers(self, env: dict[str, str]) -> None:
+    def start_workers(self) -> None:
         """Start ``place.workers`` step executors and one orchestration loop."""
         raise NotImplementedError
 
@@ -108,13 +111,13 @@ class Hosted(TaskerEngine):
 
     name = "tasker-hosted"
 
-    def start_workers(self, env: dict[str, str]) -> None:
+    def start_workers(self) -> None:
         """One worker with prefork slots for steps, one with a thread for orchestration."""
         start_celery_worker(self._workers, self.place.database_url, self.place.workers)
         self._workers.start(
             "orchestration",
             [*CELERY_WORKER, "-Q", "orchestration", "-P", "threads", "-c", "1", "-n", "orchestration@%h"],
-            env,
+            environment(self.place.database_url),
         )
 
 
@@ -123,12 +126,11 @@ class Bare(TaskerEngine):
 
     name = "tasker-bare"
 
-    def start_workers(self, env: dict[str, str]) -> None:
+    def start_workers(self) -> None:
         """One process for each executor."""
-        program = [sys.executable, "-m", "benchmarks.engines.tasker_executor"]
         for number in range(self.place.workers):
-            self._workers.start(f"steps{number}", [*program, "steps"], env)
-        self._workers.start("orchestration", [*program, "orchestration"], env)
+            start_plain_executor(self._workers, f"steps{number}", "steps", self.place.database_url)
+        start_plain_executor(self._workers, "orchestration", "orchestration", self.place.database_url)
 
 
 if __name__ == "__main__":

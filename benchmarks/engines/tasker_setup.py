@@ -73,6 +73,12 @@ def start_celery_worker(workers: Workers, database_url: str, executors: int) -> 
     )
 
 
+def start_plain_executor(workers: Workers, name: str, kind: str, database_url: str) -> None:
+    """A process with one executor loop (``steps`` or ``orchestration``), without Celery."""
+    program = [sys.executable, "-m", "benchmarks.engines.tasker_executor", kind]
+    workers.start(name, program, environment(database_url))
+
+
 def count_executors(database_url: str) -> int:
     """How many executors of steps, and of orchestration where that runs, are at work."""
     with psycopg.connect(database_url) as connection:
