@@ -6,13 +6,22 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.engines.base import Place
+from benchmarks.shapes import Runs
 
 ROOT = Path(__file__).parents[2]
+READY = b"ready for work"
+"""What a worker program of ours writes to its log once it takes work."""
+
+
+def runs_here() -> Runs:
+    """In a worker: the records of handlers' runs, where `Workers` says that they are."""
+    return Runs(Path(os.environ["BENCH_RUNS"]))
 
 
 class StartFailed(Exception):
@@ -45,6 +54,12 @@ class Workers:
                 start_new_session=True,
             )
         self._started.append((process, log))
+
+    def start_python(
+        self, name: str, module: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a module of ours with the interpreter of the engine's environment."""
+        self.start(name, [sys.executable, "-m", module, *arguments], environment)
 
     def until(self, ready: Callable[[], bool], what: str, timeout: float = 60) -> None:
         """Wait until ``ready``.
