@@ -62,4 +62,4 @@ migrate: ## bring the database that the settings name (DATABASE_URL, else the em
 	@$(BIN)/tasker db migrate
 
 clean: ## all that these targets made
-	rm -rf .venv .venv-lowest dist build htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-lowest dist build htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis tests/e2e/conformance/node/node_modules

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.pages import bad_input, client, commands, python_api, settings, states
+from docs.pages import bad_input, client, commands, contract, python_api, settings, states, verification
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -20,10 +20,14 @@ PAGES: dict[str, Callable[[], str]] = {
     "states.md": states.make,
     "client.md": client.make,
     "python_api.md": python_api.make,
+    "verification.md": verification.make,
 }
 """Pages that need no database."""
 
-PAGES_WITH_A_DATABASE: dict[str, Callable[[Callable[[], str]], str]] = {"bad_input.md": bad_input.make}
+PAGES_WITH_A_DATABASE: dict[str, Callable[[Callable[[], str]], str]] = {
+    "bad_input.md": bad_input.make,
+    "contract.md": contract.make,
+}
 """Pages for which something is run; they are given what makes a fresh, migrated database and returns its URL."""
 
 
