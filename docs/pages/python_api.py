@@ -16,6 +16,7 @@ from tasker.handlers.registry import handler
 from tasker.handlers.step_handler import StepHandler
 from tasker.testing import Clock, fixtures
 from tasker.testing.idle import run_until_idle
+from tasker.testing.legality import broken_rules
 from tasker.workflows.declaration import Workflow, workflow
 from tasker.workflows.registry import TemplateRegistry
 from tasker.workflows.retry import Retry
@@ -76,7 +77,8 @@ def make() -> str:
     parts += ["`health()` answers with", attributes(CoreHealth), "Its `templates` registers and finds workflows:"]
     parts.append(_members(TemplateRegistry, "register", "load", "get", "list"))
     parts += ["## Testing", TESTING, _fixtures(), "### run_until_idle", signature("run_until_idle", run_until_idle)]
-    parts += [described(run_until_idle), "### Clock", lead(Clock)]
+    parts += [described(run_until_idle), "### broken_rules", signature("broken_rules", broken_rules)]
+    parts += [described(broken_rules), "### Clock", lead(Clock)]
     parts.append(_members(Clock, "now", "advance", "move_to", "reset", "attach"))
     return page("Python API", *parts)
 

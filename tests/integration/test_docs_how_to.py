@@ -146,7 +146,7 @@ def test_the_tests_that_are_shown_pass(tasker_server: ScratchDatabases, tmp_path
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "6 passed" in done.stdout
+    assert "7 passed" in done.stdout
 
 
 def test_the_same_celery_steps_are_shown_in_yaml_and_in_python(module: types.ModuleType) -> None:

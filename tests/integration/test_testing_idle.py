@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import psycopg
 import pytest
 
 from tasker.client.tasker import Tasker
 from tasker.core import OrchestrationCore
 from tasker.errors import RetryableError
 from tasker.handlers.context import StepContext
-from tasker.testing import Clock, run_until_idle
+from tasker.testing import Clock, broken_rules, run_until_idle
 from tasker.workflows.declaration import workflow
 from tasker.workflows.retry import Retry
 
@@ -98,3 +99,19 @@ def test_work_that_does_not_end_is_an_error(tasker_core: OrchestrationCore, task
     tasker_client.create("testing_kit", "order", {"quantity": 3})
     with pytest.raises(TimeoutError, match="still work to do"):
         run_until_idle(tasker_core, timeout_seconds=0)
+
+
+def test_broken_rules_are_told_apart_from_what_is_due_later(
+    tasker_core: OrchestrationCore, tasker_client: Tasker, tasker_clock: Clock
+) -> None:
+    handle = tasker_client.create("testing_kit", "order", {"quantity": 3})
+    run_until_idle(tasker_core)
+    assert broken_rules(tasker_core) == []
+    tasker_clock.advance(hours=1)
+    run_until_idle(tasker_core)
+    assert broken_rules(tasker_core) == []
+    with psycopg.connect(tasker_core.database.url, autocommit=True) as connection:
+        connection.execute("UPDATE tasker.tasks SET skipped = 1")
+    assert broken_rules(tasker_core) == [
+        f"terminal-counters: task {handle.task_uuid}: open 0, failed 0, skipped 1; the steps say 0, 0, 0"
+    ]

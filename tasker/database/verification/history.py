@@ -192,7 +192,7 @@ BUDGETS = Check(
             "s.attempts > h.attempts OR s.losses > h.losses",
             "format('attempts %s and losses %s; its history tells of %s and %s',"
             " s.attempts, s.losses, h.attempts, h.losses)",
-            "it will give up too early: report it; `tasker task reset-step` begins anew",
+            "it will give up too early: report it; the client's `reset_step` begins anew",
         ),
     ),
 )

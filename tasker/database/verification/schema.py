@@ -145,7 +145,7 @@ TRANSITION_CHECKS = Check(
             "c.oid IS NULL OR obj_description(c.oid, 'pg_constraint') IS DISTINCT FROM md5(CAST(w.pairs AS text))",
             "format('%s: its constraint allowed_transition %s', w.name,"
             " CASE WHEN c.oid IS NULL THEN 'is gone' ELSE 'is that of other transitions' END)",
-            "SELECT tasker.ensure_transition_checks()",
+            "let the owner of the schema call tasker.ensure_transition_checks",
         ),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasker.database.verification.rule import LIVE, SATISFIED, STEP_ENDS, Check, Rule, told
 
 _REPORT = "no function writes this: look for hand-written SQL, then report it with `tasker task show UUID --history`"
-_STUCK = "nothing will start it: report it; `tasker task reset-step` sends it again"
+_STUCK = "nothing will start it: report it; pause and resume the task, or `reset_step`, to start it"
 
 _COLUMNS = told(
     (
@@ -134,7 +134,7 @@ TIMERS = Check(
             "timer-fits-its-step",
             "a waiting step's timer is a retry, a running one's a deadline, of its fence and queue; no other has one",
             *_TIMER,
-            "report it; `tasker task reset-step` clears the timer of a live step",
+            "report it; the client's `reset_step` clears the timer of a live step",
         ),
         Rule(
             "deadline-is-heard",

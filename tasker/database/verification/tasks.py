@@ -147,7 +147,7 @@ TASKS = Check(
             "an admitted task that has not finished has a live step",
             "t.state IN ('in_progress', 'paused') AND t.admitted_at IS NOT NULL AND k.live = 0",
             "format('%s, and no step can make it go on (%s pending, %s in error)', t.state, k.pending, k.failed)",
-            "it is stuck for ever: report it; `tasker task resolve` or `cancel` ends it",
+            "it is stuck for ever: report it; `tasker task cancel` ends it",
         ),
         Rule(
             "task-outcome",
