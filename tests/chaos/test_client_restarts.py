@@ -13,7 +13,7 @@ from tasker.database.connection import Database, is_connection_lost
 from tasker.database.embedded import EmbeddedServer
 from tasker.database.migrations import migrate
 from tests.embedded_support import kill_postmaster, server_folder, start, wait_for
-from tests.sql_kit import CHAIN, Core
+from tests.sql_kit import CHAIN, Core, assert_legal
 
 
 @pytest.fixture
@@ -21,6 +21,7 @@ def server() -> Iterator[EmbeddedServer]:
     with server_folder() as folder, start(folder) as made:
         migrate(made.url)
         yield made
+        assert_legal(made.url)
 
 
 def test_waiting_survives_a_killed_server_and_sees_the_end(server: EmbeddedServer) -> None:

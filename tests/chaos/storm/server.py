@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from tasker.errors import EmbeddedServerError
 from tests.embedded_support import guardians, postmaster, processes_of, wait_for
 
 DISK_MEGABYTES = 640
-_RESERVE = 1 << 20
+_LARGEST_FILE = 1 << 20
 _REVIVAL_SECONDS = 60.0
 _SETTINGS = {
     "max_connections": "150",
@@ -96,7 +95,7 @@ class StormServer:
         programs on the machine never notice either.
         """
         if not self.has_disk:
-            self._limit_files(_RESERVE)
+            self._limit_files(str(_LARGEST_FILE))
             return
         # Written, not only reserved; the last bytes one by one, until there is no page left.
         with self._ballast.open("ab", buffering=0) as ballast, contextlib.suppress(OSError):
@@ -108,14 +107,19 @@ class StormServer:
         if self.has_disk:
             self._ballast.unlink(missing_ok=True)
         else:
-            self._limit_files(resource.RLIM_INFINITY)
+            self._limit_files("unlimited")
 
-    def _limit_files(self, size: int) -> None:
+    def _limit_files(self, size: str) -> None:
         # The postmaster first: those that it starts meanwhile inherit its limit.
-        pids = [pid for pid in [postmaster(self.folder), *processes_of(self.folder)] if pid is not None]
-        for pid in pids:
+        first = [pid for pid in [postmaster(self.folder)] if pid is not None]
+        for pid in [*first, *processes_of(self.folder)]:
             with contextlib.suppress(psutil.Error, ProcessLookupError):
-                psutil.Process(pid).rlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+                # As the server's user, since root may be forbidden what one may do to one's own processes.
+                user, group = psutil.Process(pid).uids().real, psutil.Process(pid).gids().real
+                command = ["prlimit", f"--pid={pid}", f"--fsize={size}:unlimited"]
+                done = subprocess.run(command, user=user, group=group, capture_output=True, text=True)
+                if done.returncode and psutil.pid_exists(pid):
+                    raise RuntimeError(f"the files of PostgreSQL cannot be limited: {done.stderr}")
 
     # -- the end --------------------------------------------------------------------------------------------------
 
