@@ -61,5 +61,17 @@ migrate: ## bring the database that the settings name (DATABASE_URL, else the em
 	@.ci/venv run
 	@$(BIN)/tasker db migrate
 
+bench: ## Tasker beside its peers, the short form: throughput, latency, cost, ratios; some ten minutes
+	@.ci/venv bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-full: ## the same with all shapes, more and longer rounds; about two hours
+	@.ci/venv bench
+	$(BIN)/python -m benchmarks --full $(ARGS)
+
+profile: ## where the time of a step goes: database, Python, serialization, waiting
+	@.ci/venv bench
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.profiling $(ARGS)
+
 clean: ## all that these targets made
-	rm -rf .venv .venv-lowest dist build htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis tests/e2e/conformance/node/node_modules
+	rm -rf .venv .venv-lowest .venv-bench benchmarks/results dist build htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis tests/e2e/conformance/node/node_modules
