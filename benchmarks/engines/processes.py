@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.engines.base import Place
@@ -22,6 +22,22 @@ READY = b"ready for work"
 def runs_here() -> Runs:
     """In a worker: the records of handlers' runs, where `Workers` says that they are."""
     return Runs(Path(os.environ["BENCH_RUNS"]))
+
+
+@contextlib.contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """For a library that waits without a limit: a `TimeoutError` in the main thread once the time is up."""
+
+    def up(*_: object) -> None:
+        raise TimeoutError(f"not final after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class StartFailed(Exception):
