@@ -44,9 +44,10 @@ ENGINES: dict[str, Entry] = {
     ),
     "dbos": Entry("benchmarks.engines.dbos", [], "bench-dbos", postgresql=True),
     "absurd": Entry("benchmarks.engines.absurd", [], "bench-absurd", postgresql=True),
-    "procrastinate": Entry(
-        "benchmarks.engines.procrastinate", [], "bench-procrastinate", postgresql=True, graphs=False
-    ),
-    "pgqueuer": Entry("benchmarks.engines.pgqueuer", [], "bench-pgqueuer", postgresql=True, graphs=False),
+    **{
+        f"{name}{suffix}": Entry(f"benchmarks.engines.{name}", [how], f"bench-{name}", postgresql=True, graphs=False)
+        for name in ("procrastinate", "pgqueuer")
+        for suffix, how in (("", "bulk"), ("-single", "single"))
+    },
     "prefect": Entry("benchmarks.engines.prefect", [], "bench-prefect", postgresql=True, small=True),
 }
