@@ -52,7 +52,7 @@ def look(postgresql: PostgreSQL, *, rounds: int, steps: int, idle_seconds: float
     }
     for _ in range(rounds):
         for batch in BATCHES:
-            found["batches"][str(batch)].append(_one_executor(postgresql, batch, steps if batch > 1 else steps // 10))
+            found["batches"][str(batch)].append(one_executor(postgresql, batch, steps if batch > 1 else steps // 10))
         many, one = _submission(postgresql, steps // CHAIN.steps)
         found["create_many"].append(many)
         found["create"].append(one)
@@ -66,7 +66,7 @@ def database(postgresql: PostgreSQL, shape: Shape = CHAIN) -> Iterator[str]:
     """A database in which the shape is registered."""
     url = postgresql.create()
     try:
-        set_up(url, [shape])
+        set_up(url, shape)
         yield url
     finally:
         postgresql.drop(url)
@@ -91,7 +91,7 @@ def create(client: Tasker, shape: Shape, tasks: int) -> None:
         client.create_many([request(shape, n) for n in range(first, min(first + SUBMITTED_AT_ONCE, tasks))])
 
 
-def _one_executor(postgresql: PostgreSQL, batch: int, steps: int) -> dict[str, float]:
+def one_executor(postgresql: PostgreSQL, batch: int, steps: int) -> dict[str, float]:
     """Microseconds, commits and statements per step of one executor that finds all its work waiting."""
     tasks = max(1, steps // CHAIN.steps)
     with database(postgresql) as url, executor_here(url, batch) as loop, Tasker(url) as client:

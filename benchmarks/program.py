@@ -84,7 +84,7 @@ class Program:
             self._process.stdin.flush()
             line = self._answers.get(timeout=timeout)
         except (BrokenPipeError, queue.Empty) as error:
-            what = "has ended" if isinstance(error, BrokenPipeError) else f"did not answer within {timeout:.0f} s"
+            what = "has ended" if isinstance(error, BrokenPipeError) else f"did not answer within {timeout:g} s"
             raise EngineFailed(f"{self.engine} {what}: {command}\n{self._logs()}") from None
         if not line:
             self._process.wait()

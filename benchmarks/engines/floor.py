@@ -40,7 +40,7 @@ import psycopg
 from benchmarks.engines.base import Engine, serve
 from benchmarks.engines.processes import Workers
 from benchmarks.engines.tasker import CHUNK_STEPS, CHUNK_TASKS
-from benchmarks.engines.tasker_setup import set_up
+from benchmarks.engines.tasker_setup import register, set_up
 from benchmarks.shapes import SHAPES, Shape, WrongResult
 
 # Rows that are this process's alone are found by index probes and written by their ctid, which leaves the planner no
@@ -205,7 +205,7 @@ class Floor(Engine):
 
     def start(self) -> None:
         """Migrate and start the writers."""
-        self._templates = set_up(self.place.database_url)
+        self._templates = set_up(self.place.database_url, SHAPES["linear4"])  # which makes the queue, too
         self._workers = Workers(self.place)
         self._database = connect(self.place.database_url)
         for number in range(self.place.workers):
@@ -224,6 +224,8 @@ class Floor(Engine):
 
     def submit(self, shape: Shape, numbers: Sequence[int]) -> Sequence[UUID]:
         """As many in a transaction as Tasker's client creates."""
+        if shape.name not in self._templates:
+            self._templates[shape.name] = register(self.place.database_url, shape)
         size = max(1, min(CHUNK_TASKS, CHUNK_STEPS // shape.steps))
         uuids = [self._uuid() for _ in numbers]
         for first in range(0, len(numbers), size):
@@ -278,8 +280,7 @@ class Writer:
     def __init__(self, url: str) -> None:
         self._database = connect(url)
         self._me = UUID(bytes=os.urandom(16))
-        rows = self._database.execute("SELECT named_task_id, name FROM tasker.named_tasks").fetchall()
-        self._dependents = {int(str(row[0])): dependents(SHAPES[str(row[1])]) for row in rows}
+        self._dependents: dict[int, list[list[int]]] = {}
         self._call = 0
         self._receipts: list[int] = []
         self._dry_until = 0.0
@@ -317,6 +318,8 @@ class Writer:
         children: dict[tuple[str, int], list[int]] = {}
         ended = []
         for task, position, template in held:
+            if template not in self._dependents:
+                self._look_up_templates()
             followers = self._dependents[template][position]
             if not followers:
                 ended.append(task)
@@ -349,6 +352,10 @@ class Writer:
             self._receipts.append(self._call)
         templates = {task: template for task, _, template in held}
         return [(str(task), int(str(position)), templates[str(task)]) for task, position in rows]
+
+    def _look_up_templates(self) -> None:
+        rows = self._database.execute("SELECT named_task_id, name FROM tasker.named_tasks").fetchall()
+        self._dependents = {int(str(row[0])): dependents(SHAPES[str(row[1])]) for row in rows}
 
     def _take_receipts(self) -> list[int]:
         taken, self._receipts = self._receipts, []

@@ -23,6 +23,7 @@ from benchmarks.engines.tasker_setup import (
     CELERY_WORKER,
     count_executors,
     environment,
+    register,
     request,
     set_up,
     start_celery_worker,
@@ -53,10 +54,12 @@ class TaskerEngine(Engine):
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self._workers = Workers(place)
+        self._registered: set[str] = set()
 
     def start(self) -> None:
-        """Migrate, register the shapes, start the executors."""
+        """Migrate, and start the executors."""
         set_up(self.place.database_url)
+        self._registered.clear()
         self._client = Tasker(self.place.database_url)
         self._database = psycopg.connect(self.place.database_url, autocommit=True)
         self.start_workers()
@@ -75,7 +78,10 @@ class TaskerEngine(Engine):
         self._database.close()
 
     def submit(self, shape: Shape, numbers: Sequence[int]) -> Sequence[TaskHandle]:
-        """By ``create_many``."""
+        """By ``create_many``; a shape is registered before its first task, which is one of the warm-up."""
+        if shape.name not in self._registered:
+            register(self.place.database_url, shape)
+            self._registered.add(shape.name)
         size = max(1, min(CHUNK_TASKS, CHUNK_STEPS // shape.steps))
         handles: list[TaskHandle] = []
         for first in range(0, len(numbers), size):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 
 from benchmarks.engines.processes import Workers
-from benchmarks.shapes import SHAPES, Shape
+from benchmarks.shapes import Shape
 from tasker.config.manager import ConfigManager
 from tasker.database.connection import Database
 from tasker.database.migrations import migrate
@@ -48,13 +48,18 @@ def template_of(shape: Shape) -> str:
     return "\n".join(lines) + "\n"
 
 
-def set_up(database_url: str, shapes: Iterable[Shape] = tuple(SHAPES.values())) -> dict[str, int]:
-    """Migrate the database and register the shapes; each shape's number there, by its name."""
+def set_up(database_url: str, *shapes: Shape) -> dict[str, int]:
+    """Migrate the database and register these shapes; each one's number there, by its name."""
     migrate(database_url)
+    return {shape.name: register(database_url, shape) for shape in shapes}
+
+
+def register(database_url: str, shape: Shape) -> int:
+    """Register the shape as a workflow; its number there."""
     database = Database(database_url)
     try:
         registry = TemplateRegistry(database, ConfigManager.load(environ=environment(database_url)))
-        return {shape.name: registry.register(load_template(template_of(shape))).named_task_id for shape in shapes}
+        return registry.register(load_template(template_of(shape))).named_task_id
     finally:
         database.close()
 
