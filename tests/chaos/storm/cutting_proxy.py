@@ -42,27 +42,29 @@ class Pair:
             if self._place is None and asyncio.get_running_loop().time() >= self.dies_at:
                 self._place = self._proxy.random.choice(PLACES)
                 if self._place == PLACES[0]:
-                    return self.cut()
+                    self.cut()
+                    return
                 if self._place == PLACES[1]:
                     writer.write(data[: self._proxy.random.randrange(len(data))])
                     await writer.drain()
-                    return self.cut()
+                    self.cut()
+                    return
             writer.write(data)
             await writer.drain()
-        return self.end()
 
     async def to_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward answers, but for the one in which the connection is cut."""
         while data := await reader.read(_CHUNK):
             if self._place == PLACES[2]:
-                return self.cut()
+                self.cut()
+                return
             if self._place == PLACES[3]:
                 writer.write(data[: self._proxy.random.randrange(len(data))])
                 await writer.drain()
-                return self.cut()
+                self.cut()
+                return
             writer.write(data)
             await writer.drain()
-        return self.end()
 
     def cut(self) -> None:
         """Both ends, without a good-bye."""
@@ -111,14 +113,18 @@ class Proxy:
             return
         pair = Pair(self, writer, to_server)
         self._pairs.add(pair)
+        ways = [
+            asyncio.create_task(pair.to_server(reader, to_server)),
+            asyncio.create_task(pair.to_client(from_server, writer)),
+        ]
         try:
-            await asyncio.gather(
-                pair.to_server(reader, to_server), pair.to_client(from_server, writer), return_exceptions=True
-            )
-        except asyncio.CancelledError:
-            pass  # the proxy ends
+            # Whichever way ends, be it by an error, ends the other: no connection may be left that nobody answers.
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._pairs.discard(pair)
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
             pair.end()
 
     async def run(self) -> None:
