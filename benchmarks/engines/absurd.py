@@ -60,7 +60,7 @@ class AbsurdEngine(Engine):
         self._client.create_queue()
         for number in range(self.place.workers):
             self._workers.start_python(f"worker-{number}", __spec__.name, "worker", self.place.database_url)
-        self._workers.all_wrote(READY, "Absurd's workers")
+        self._workers.all_ready("Absurd's workers")
 
     def stop(self) -> None:
         """End the workers."""

@@ -56,7 +56,7 @@ class DBOSEngine(Engine):
             self._workers.start_python(
                 f"worker-{number}", __spec__.name, "worker", self.place.database_url, str(number)
             )
-            self._workers.all_wrote(READY, "DBOS's workers")
+            self._workers.all_ready("DBOS's workers")
         self._client = DBOSClient(system_database_url=self.place.database_url, system_database_engine=self._engine)
         (ready,) = self.submit(SHAPES["plain"], [0])
         self._workers.until(lambda: ready.get_status().status == "SUCCESS", "DBOS's first workflow")

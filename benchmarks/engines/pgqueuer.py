@@ -56,7 +56,7 @@ class PgQueuerEngine(Engine):
         self._loop.run(self._open())
         for number in range(self.place.workers):
             self._workers.start_python(f"worker-{number}", __spec__.name, "worker", self.place.database_url)
-        self._workers.all_wrote(READY, "PgQueuer's workers")
+        self._workers.all_ready("PgQueuer's workers")
         (job,) = self.submit(SHAPES["plain"], [0])
         self.results(SHAPES["plain"], [job], self.wait([job], 30))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ READY = b"ready for work"
 """What a worker program of ours writes to its log once it takes work."""
 
 
+@functools.cache
 def runs_here() -> Runs:
     """In a worker: the records of handlers' runs, where `Workers` says that they are."""
     return Runs(Path(os.environ["BENCH_RUNS"]))
@@ -94,7 +96,15 @@ class Workers:
 
     def all_wrote(self, word: bytes, what: str, timeout: float = 60) -> None:
         """Wait until each process has written ``word`` to its log."""
-        self.until(lambda: all(word in log.read_bytes() for _, log in self._started), what, timeout)
+        self._until_written([log for _, log in self._started], word, what, timeout)
+
+    def all_ready(self, what: str, timeout: float = 60) -> None:
+        """Wait until each process named ``worker…`` has written `READY` to its log."""
+        logs = [log for _, log in self._started if log.name.startswith("worker")]
+        self._until_written(logs, READY, what, timeout)
+
+    def _until_written(self, logs: Sequence[Path], word: bytes, what: str, timeout: float) -> None:
+        self.until(lambda: all(word in log.read_bytes() for log in logs), what, timeout)
 
     def stop(self, grace: float = 10) -> None:
         """Ask each process to end; after ``grace`` seconds, end it and all of its group."""

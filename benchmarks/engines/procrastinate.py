@@ -57,7 +57,7 @@ class Procrastinate(Engine):
         self._app.schema_manager.apply_schema()
         for number in range(self.place.workers):
             self._workers.start_python(f"worker-{number}", __spec__.name, "worker", self.place.database_url)
-        self._workers.all_wrote(READY, "Procrastinate's workers")
+        self._workers.all_ready("Procrastinate's workers")
         ((job, _),) = self.submit(SHAPES["plain"], [0])
         self._workers.until(lambda: self._status(job) in FINAL, "Procrastinate's first job")
 
