@@ -1,7 +1,7 @@
 """Tasker beside its peers, on this machine, in one run: ``python -m benchmarks``.
 
 Prints tables, and writes the run as JSON with its pictures to ``benchmarks/results``. Ends with 1 if an engine failed
-or ended with a wrong result, and with 2 if the request is wrong.
+or ended a task with a wrong result, or if one that was named cannot run here; with 2 if the request is wrong.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 from benchmarks import inside, report
 from benchmarks.engines.registry import ENGINES
 from benchmarks.measuring import measure, say
-from benchmarks.plan import FULL, SHORT, Plan
+from benchmarks.plan import EXTENSIONS, FULL, SHORT, Plan
 from benchmarks.record import about
-from benchmarks.servers import servers
+from benchmarks.servers import Servers, servers
 from benchmarks.shapes import SHAPES
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--full", action="store_true", help="all shapes, more and longer rounds; else the short form")
-    parser.add_argument("--engines", type=_names(list(ENGINES), "engine"), default=list(ENGINES), metavar="A,B")
+    parser.add_argument("--engines", type=_names(list(ENGINES), "engine"), metavar="A,B", help="all, otherwise")
     parser.add_argument("--shapes", type=_names(list(SHAPES), "shape"), metavar="A,B")
     parser.add_argument("--rounds", type=int, help="how often each engine is measured; at least 3 tell anything")
     parser.add_argument("--seconds", type=float, help="how long each throughput takes, roughly")
@@ -68,9 +68,21 @@ def plan_of(given: argparse.Namespace) -> Plan:
     return dataclasses.replace(plan, inside=not given.no_inside, **changed)
 
 
+def _lacks(engine: str, found: Servers) -> str:
+    """Why this engine cannot run here; empty if it can."""
+    entry = ENGINES[engine]
+    for server, needs in (("Redis", entry.redis), ("RabbitMQ", entry.rabbitmq)):
+        if needs and server in found.missing:
+            return f"{server} is missing: {found.missing[server]}"
+    extension = EXTENSIONS.get(engine)
+    if extension is not None and not found.postgresql.has_extension(extension):
+        return f"it needs the extension {extension}, which the server does not have (--database-url names another)"
+    return ""
+
+
 def run(given: argparse.Namespace) -> dict[str, Any]:
     """Measure; the run as it is kept."""
-    plan, engines = plan_of(given), given.engines
+    plan, engines = plan_of(given), given.engines or list(ENGINES)
     needed = [ENGINES[name] for name in engines]
     with servers(
         database_url=given.database_url,
@@ -79,16 +91,14 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         redis=any(entry.redis for entry in needed),
         rabbitmq=any(entry.rabbitmq for entry in needed),
     ) as found:
-        for name, reason in found.missing.items():
-            say(f"{name} is missing: {reason}")
-        failed = {
-            engine: f"{server} is missing: {found.missing[server]}"
-            for engine, entry in zip(engines, needed, strict=True)
-            for server, needs in (("Redis", entry.redis), ("RabbitMQ", entry.rabbitmq))
-            if needs and server in found.missing
-        }
-        origin = about(found, [engine for engine in engines if engine not in failed])
-        measured = measure([engine for engine in engines if engine not in failed], plan, found, given.workers)
+        for name, why in found.missing.items():
+            say(f"{name} is missing: {why}")
+        lacking = {engine: reason for engine in engines if (reason := _lacks(engine, found))}
+        for engine, reason in lacking.items():
+            say(f"{engine} is left out: {reason}")
+        able = [engine for engine in engines if engine not in lacking]
+        origin = about(found, able)
+        measured = measure(able, plan, found, given.workers)
         within = None
         if plan.inside and {"tasker-hosted", "tasker-bare"} & set(engines):
             say("Tasker from within")
@@ -105,8 +115,8 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         "engines": engines,
         "samples": measured.samples,
         "sizes": measured.sizes,
-        "failed": {**failed, **measured.failed},
-        "left_out": measured.left_out,
+        "failed": measured.failed,
+        "left_out": {**measured.left_out, **{engine: {"all": reason} for engine, reason in lacking.items()}},
         "inside": within,
     }
 
@@ -136,7 +146,9 @@ def main() -> int:
     print(f"Kept as {path}")
     for engine, reason in found["failed"].items():
         print(f"FAILED: {engine}: {reason}", file=sys.stderr)
-    return 1 if found["failed"] else 0
+    # Who names an engine wants its figures; of all that there are, those are measured that can be.
+    unmeasured = [engine for engine in given.engines or () if "all" in found["left_out"].get(engine, {})]
+    return 1 if found["failed"] or unmeasured else 0
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def measure(engines: Sequence[str], plan: Plan, servers: Servers, workers: int) 
                 continue
             begun = time.monotonic()
             try:
-                _Session(engine, number, plan, servers, workers, measured).run()
+                _Session(engine, number, plan, servers, workers, measured, engines).run()
             except (EngineFailed, EnvironmentFailed) as error:
                 measured.failed[engine] = str(error)
                 say(f"round {number + 1}, {engine} FAILED: {error}")
@@ -75,7 +75,14 @@ class _Session:
     """One engine in one round."""
 
     def __init__(
-        self, engine: str, number: int, plan: Plan, servers: Servers, workers: int, measured: Measured
+        self,
+        engine: str,
+        number: int,
+        plan: Plan,
+        servers: Servers,
+        workers: int,
+        measured: Measured,
+        engines: Sequence[str],
     ) -> None:
         self.engine = engine
         self.number = number
@@ -85,6 +92,7 @@ class _Session:
         self.measured = measured
         self.sizes = measured.sizes.setdefault(engine, {})
         self.left_out = measured.left_out.setdefault(engine, {})
+        self.shapes = plan.shapes_of(engine, engines)
         entry = ENGINES[engine]
         used = {"PostgreSQL": entry.postgresql, "Redis": entry.redis, "RabbitMQ": entry.rabbitmq}
         self.groups = {name: [pid] for name, pid in servers.processes.items() if used[name]}
@@ -96,7 +104,9 @@ class _Session:
             program.start()
             rows = self.servers.postgresql.rows_written(place.database_url)
             self.peak = Peak(program.workers)
-            shapes = [shape for shape in self.plan.shapes_of(self.engine) if shape in program.shapes]
+            shapes = [shape for shape in self.shapes if shape in program.shapes]
+            if not shapes:
+                raise EngineFailed(f"{self.engine} runs none of {', '.join(self.shapes)}")
             self._warm_up(program, shapes)
             for shape in shapes:
                 if shape in self.sizes:
@@ -124,31 +134,35 @@ class _Session:
     # -- parts ------------------------------------------------------------------------------------------------
 
     def _warm_up(self, program: Program, shapes: Sequence[str]) -> None:
-        """Have all code loaded, all plans made and all steps known; in the first round, find the sizes."""
+        """Run as much as is measured later, so that all code is loaded, all plans are made, and all steps known.
+
+        In the first round that is how much fits into the time; it is found anew once the engine has settled.
+        """
         known = {shape: self.sizes[shape] for shape in shapes if shape in self.sizes}
         if known:
             for shape, tasks in known.items():
-                self._ask(program, shape, max(1, tasks // 10))
+                self._ask(program, shape, tasks)
             time.sleep(program.settles)
             return
-        first = shapes[0]
-        rate = TRIAL_TASKS * SHAPES[first].steps / self._ask(program, first, TRIAL_TASKS)["seconds"]
-        for shape in shapes[1:]:
+        first, *others = shapes
+        size, rate = self._find_size(program, first, TRIAL_TASKS)
+        sizes = {first: size}
+        for shape in others:
             expected = SHAPES[shape].steps / rate
             if expected > self.plan.longest:
                 self.left_out[shape] = f"one task would take about {expected:.0f} s"
             else:
-                self._ask(program, shape, 1)
+                sizes[shape], _ = self._find_size(program, shape, 1)
         time.sleep(program.settles)
-        for shape in shapes:
-            if shape not in self.left_out:
-                self.sizes[shape] = self._find_size(program, shape, TRIAL_TASKS if shape == first else 1)
+        if program.settles:
+            sizes = {shape: self._find_size(program, shape, max(1, tasks // 4))[0] for shape, tasks in sizes.items()}
+        self.sizes.update(sizes)
 
-    def _find_size(self, program: Program, shape: str, tasks: int) -> int:
-        """The number of tasks that fills the time, by more and more of them."""
+    def _find_size(self, program: Program, shape: str, tasks: int) -> tuple[int, float]:
+        """The number of tasks that fills the time, found by more and more of them; and steps per second."""
         while (seconds := self._ask(program, shape, tasks)["seconds"]) < self.plan.seconds / 4:
             tasks = min(tasks * 8, math.ceil(tasks * self.plan.seconds / 3 / seconds))
-        return self._size(tasks, seconds)
+        return self._size(tasks, seconds), tasks * SHAPES[shape].steps / seconds
 
     def _size(self, tasks: int, seconds: float) -> int:
         """How many tasks fill the time, where so many took so long."""

@@ -11,6 +11,9 @@ from benchmarks.shapes import SHAPES
 LEAST_TASKS = 8
 """Fewer tasks of a graph than this do not keep several workers busy: a throughput of them is a latency."""
 
+EXTENSIONS = {"prefect": "pg_trgm"}
+"""Extensions of PostgreSQL that engines cannot do without; the embedded server has none of `contrib`."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -34,9 +37,12 @@ class Plan:
     latencies: int
     inside: bool = True
 
-    def shapes_of(self, engine: str) -> list[str]:
-        """What this engine is measured with."""
-        return list(self.shapes) if ENGINES[engine].graphs else ["plain"]
+    def shapes_of(self, engine: str, engines: Sequence[str]) -> list[str]:
+        """What this engine is measured with in a run of those; Tasker with plain jobs, too, beside job queues."""
+        if not ENGINES[engine].graphs:
+            return ["plain"]
+        beside = engine == "tasker-hosted" and any(not ENGINES[other].graphs for other in engines)
+        return [*self.shapes, "plain"] if beside and "plain" not in self.shapes else list(self.shapes)
 
     def latencies_of(self, engine: str) -> int:
         """Tasks of its latency; the floor has none, since nobody tells it that there is work."""

@@ -169,6 +169,9 @@ WITH ended AS MATERIALIZED (
 SELECT CAST(task_uuid AS text), position FROM ready WHERE state = 'in_progress'
 """
 
+WRITERS = """
+    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'floor writer'
+"""
 OPEN = "SELECT count(*) FROM tasker.tasks WHERE finished_at IS NULL AND admitted_at IS NOT NULL"
 
 CHECK = """
@@ -191,9 +194,9 @@ OPTIONS = (
 )
 
 
-def connect(url: str) -> psycopg.Connection[tuple[object, ...]]:
+def connect(url: str, name: str) -> psycopg.Connection[tuple[object, ...]]:
     """A connection whose statements are transactions of their own and prepared at their first use."""
-    connection = psycopg.connect(url, autocommit=True, options=OPTIONS)
+    connection = psycopg.connect(url, autocommit=True, options=OPTIONS, application_name=name)
     connection.prepare_threshold = 0
     return connection
 
@@ -207,14 +210,14 @@ class Floor(Engine):
         """Migrate and start the writers."""
         self._templates = set_up(self.place.database_url, SHAPES["linear4"])  # which makes the queue, too
         self._workers = Workers(self.place)
-        self._database = connect(self.place.database_url)
+        self._database = connect(self.place.database_url, "floor client")
         for number in range(self.place.workers):
             self._workers.start(
                 f"writer{number}",
                 [sys.executable, "-m", "benchmarks.engines.floor"],
                 {"DATABASE_URL": self.place.database_url},
             )
-        self._workers.all_wrote(b"writing", "the floor's writers")
+        self._workers.until(lambda: self._row(WRITERS) == (self.place.workers,), "the floor's writers")
         self._serial = 0
 
     def stop(self) -> None:
@@ -278,7 +281,7 @@ class Writer:
     """One process: claims batches and completes them."""
 
     def __init__(self, url: str) -> None:
-        self._database = connect(url)
+        self._database = connect(url, "floor writer")
         self._me = UUID(bytes=os.urandom(16))
         self._dependents: dict[int, list[list[int]]] = {}
         self._call = 0
@@ -375,6 +378,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         serve(Floor)
     else:
-        writer = Writer(os.environ["DATABASE_URL"])
-        print("writing", flush=True)
-        writer.run()
+        Writer(os.environ["DATABASE_URL"]).run()
