@@ -15,6 +15,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -134,7 +135,8 @@ class Engine(abc.ABC):
 
 
 def serve(engine_type: type[Engine]) -> None:
-    """The program: commands in, answers out, until ``stop`` or the end of input."""
+    """The program: commands in, answers out, until ``stop``, the end of input or SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # in order: the workers end with it
     # Whatever a library prints must not be taken for an answer.
     answers, sys.stdout = sys.stdout, sys.stderr
     place = Place(**json.loads(Path(sys.argv[1]).read_text()))

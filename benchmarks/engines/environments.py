@@ -45,7 +45,7 @@ def python_for(engine: str) -> Path:
     )
     with _alone(folder):
         if _text(stamp) != wanted:
-            print(f"Making {folder.relative_to(ROOT)} ...", file=sys.stderr)
+            print(f"Making {folder} ...", file=sys.stderr)
             stamp.unlink(missing_ok=True)
             _run([sys.executable, "-m", "venv", "--clear", str(folder)], engine)
             _pip(python, engine, PIP)

@@ -49,5 +49,5 @@ ENGINES: dict[str, Entry] = {
         for name in ("procrastinate", "pgqueuer")
         for suffix, how in (("", "bulk"), ("-single", "single"))
     },
-    "prefect": Entry("benchmarks.engines.prefect", [], "bench-prefect", postgresql=True, small=True),
+    "prefect": Entry("benchmarks.engines.prefect", [], "bench-prefect", small=True),
 }
