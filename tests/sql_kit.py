@@ -10,7 +10,7 @@ import orjson
 import psycopg
 from psycopg.types.json import Jsonb
 
-from tasker.database.verification import RULES, verify_connection
+from tasker.database.verification import RULES, Report, verify, verify_connection
 
 Graph = Mapping[str, Sequence[str]]
 """Steps in order, each with what it depends on."""
@@ -167,10 +167,7 @@ class Core:
 
     def broken_rules(self) -> list[str]:
         """What the tables say that may not be, by the rules of ``tasker db verify``."""
-        report = verify_connection(self.connection, rules=RULES.keys() - self.excused)
-        return [f"{name} cannot be checked: {reason}" for name, reason in report.unchecked.items()] + [
-            f"{finding.rule.name}: {example}" for finding in report.violations for example in finding.examples
-        ]
+        return _told(verify_connection(self.connection, rules=RULES.keys() - self.excused))
 
 
 class Worker:
@@ -277,6 +274,17 @@ class Worker:
 def sweep(core: Core, **more: Any) -> dict[str, Any]:
     """One pass of the recovery sweep."""
     return dict(core.call("recover_lost_steps", {"lease_seconds": 15, "limit": 100, "net_page": 100, **more}))
+
+
+def assert_legal(url: str) -> None:
+    """The database at ``url`` breaks no rule of ``tasker db verify``: for the end of tests that have no ``Core``."""
+    assert _told(verify(url)) == []
+
+
+def _told(report: Report) -> list[str]:
+    return [f"{name} cannot be checked: {reason}" for name, reason in report.unchecked.items()] + [
+        f"{finding.rule.name}: {example}" for finding in report.violations for example in finding.examples
+    ]
 
 
 def lost_messages(core: Core) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Cluster
+from tests.sql_kit import assert_legal
 
 MakeCluster = Callable[..., Cluster]
 
@@ -27,6 +28,9 @@ def make_cluster(tasker_database_url: str, tmp_path: Path, request: pytest.Fixtu
         cluster.close()
         # Shown by pytest with a test that failed.
         print(report)
+    # Whatever was killed, stopped or frozen: what the tables say is legal.
+    if made:
+        assert_legal(tasker_database_url)
 
 
 @pytest.fixture

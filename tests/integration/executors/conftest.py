@@ -10,6 +10,7 @@ from tasker.config.manager import ConfigManager
 from tasker.config.settings import Settings
 from tasker.database.connection import Database
 from tests.integration.executors.engine import Engine
+from tests.sql_kit import assert_legal
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,4 @@ def engine(tasker_database_url: str, settings: Settings) -> Iterator[Engine]:
     engine = Engine(Database(tasker_database_url), settings)
     yield engine
     engine.close()
+    assert_legal(tasker_database_url)
