@@ -14,7 +14,7 @@ DECLARE
 BEGIN
     PERFORM tasker.assert_read_committed('release_steps');
     WITH locked AS MATERIALIZED (
-        SELECT s.tid, k.task_uuid, k.step_position
+        SELECT s.tid, k.task_uuid, k.step_position, k.map_index
         FROM (SELECT (e.step->>'task_uuid')::uuid AS task_uuid, (e.step->>'position')::integer AS step_position,
                      coalesce((e.step->>'map_index')::integer, 0) AS map_index, (e.step->>'fence')::integer AS fence
               FROM jsonb_array_elements(request->'steps') AS e(step)
@@ -23,14 +23,18 @@ BEGIN
             SELECT x.ctid AS tid FROM tasker.workflow_steps AS x
             WHERE x.task_uuid = k.task_uuid AND x.position = k.step_position AND x.map_index = k.map_index
               AND x.state = 'in_progress' AND x.fence = k.fence AND x.executor = me
-              -- A delegated step runs elsewhere: its deadline is its lease, nobody here can give it back.
-              AND NOT EXISTS (SELECT FROM tasker.step_timers AS d
-                              WHERE d.task_uuid = x.task_uuid AND d.position = x.position AND d.map_index = x.map_index)
-            FOR NO KEY UPDATE OF x) AS s
+            FOR NO KEY UPDATE) AS s
     )
     SELECT array_agg(l.tid) AS tids, array_agg(l.task_uuid) AS tasks, array_agg(l.step_position) AS positions,
-           array_agg(0) AS losses
+           array_agg(l.map_index) AS maps
     INTO r FROM locked AS l;
+    -- A delegated step runs elsewhere: its deadline is its lease, nobody here can give it back. Looked for in a statement of
+    -- its own: the report that delegated it may have committed while this call waited, and it leaves the step's row alone.
+    SELECT array_agg(k.tid) AS tids, array_agg(k.task_uuid) AS tasks, array_agg(k.step_position) AS positions,
+           array_agg(0) AS losses
+    INTO r FROM unnest(r.tids, r.tasks, r.positions, r.maps) AS k(tid, task_uuid, step_position, map_index)
+    WHERE NOT EXISTS (SELECT FROM tasker.step_timers AS d
+                      WHERE d.task_uuid = k.task_uuid AND d.position = k.step_position AND d.map_index = k.map_index);
     IF r.tids IS NOT NULL THEN
         queues := tasker.requeue_steps(r.tids, r.tasks, r.positions, r.losses, 'released');
     END IF;
