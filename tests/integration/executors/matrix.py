@@ -360,7 +360,7 @@ class Bench:
         Args:
             apart: also serve the queue of the steps that are set apart.
         """
-        while self._run_steps(apart) + self._run_orchestration():
+        while self._run_steps(apart) + self.run_orchestration():
             pass
 
     def _run_steps(self, apart: bool) -> int:
@@ -368,7 +368,8 @@ class Bench:
         with self.engine.loop(executor) as loop:
             return sum(loop.run_until_idle(DEADLINE_SECONDS).taken.values())
 
-    def _run_orchestration(self) -> int:
+    def run_orchestration(self) -> int:
+        """Run everything but steps until nothing is left to do now; how much there was."""
         stop = StopSignal()
         with self.core.build_loop(ORCHESTRATION_KINDS, (), stop=stop, worker="test") as loop:
             taken = sum(loop.run_until_idle(DEADLINE_SECONDS).taken.values())

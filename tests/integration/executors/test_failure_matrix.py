@@ -633,6 +633,25 @@ def _(bench: Bench) -> None:
     bench.check_end(Expected(runs=2, attempts=2, given=BY_HAND))
 
 
+@kind("Celery task that answers once the same executor has sent it again", **DELEGATED, max_attempts=2)
+def _(bench: Bench) -> None:
+    number = len(bench.cases)
+    with bench.working():
+        wait_for(lambda: len(bench.sent) == number, "every task to be sent")
+        bench.clock.advance(seconds=61)
+        bench.run_orchestration()
+        wait_for(lambda: len(bench.sent) == 2 * number, "every task to be sent again")
+    assert {step.executor for step in bench.sent[:number]} == {step.executor for step in bench.sent[number:]}
+    for step in bench.sent[:number]:
+        bench.answer(step, status="complete", results={"late": True})
+    bench.run()
+    bench.check(held(runs=2, attempts=2, error="timeout"))
+    for step in bench.sent[number:]:
+        bench.answer(step, status="complete", results=BY_HAND)
+    bench.run()
+    bench.check_end(Expected(runs=2, attempts=2, given=BY_HAND))
+
+
 @kind("Celery task that fails for good", **DELEGATED)
 def _(bench: Bench) -> None:
     bench.run()
