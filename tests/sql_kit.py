@@ -10,7 +10,10 @@ import orjson
 import psycopg
 from psycopg.types.json import Jsonb
 
-from tasker.database.verification import RULES, Report, verify, verify_connection
+from tasker.database.verification import RULES, Report, schema, verify_connection
+
+# The schema is the same after every test: its rules have tests of their own, and cost a third of the time.
+_RULES_OF_DATA = RULES.keys() - {rule.name for check in schema.CHECKS for rule in check.rules}
 
 Graph = Mapping[str, Sequence[str]]
 """Steps in order, each with what it depends on."""
@@ -167,7 +170,7 @@ class Core:
 
     def broken_rules(self) -> list[str]:
         """What the tables say that may not be, by the rules of ``tasker db verify``."""
-        return _told(verify_connection(self.connection, rules=RULES.keys() - self.excused))
+        return _told(verify_connection(self.connection, rules=_RULES_OF_DATA - self.excused))
 
 
 class Worker:
@@ -278,7 +281,8 @@ def sweep(core: Core, **more: Any) -> dict[str, Any]:
 
 def assert_legal(url: str) -> None:
     """The database at ``url`` breaks no rule of ``tasker db verify``: for the end of tests that have no ``Core``."""
-    assert _told(verify(url)) == []
+    with psycopg.connect(url, autocommit=True) as connection:
+        assert _told(verify_connection(connection, rules=_RULES_OF_DATA)) == []
 
 
 def _told(report: Report) -> list[str]:
