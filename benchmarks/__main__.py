@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import inside, report
 from benchmarks.engines.registry import ENGINES
 from benchmarks.measuring import measure, say
-from benchmarks.plan import EXTENSIONS, FULL, SHORT, Plan
+from benchmarks.plan import FULL, SHORT, Plan
 from benchmarks.record import about
 from benchmarks.servers import Servers, servers
 from benchmarks.shapes import SHAPES
@@ -74,9 +74,6 @@ def _lacks(engine: str, found: Servers) -> str:
     for server, needs in (("Redis", entry.redis), ("RabbitMQ", entry.rabbitmq)):
         if needs and server in found.missing:
             return f"{server} is missing: {found.missing[server]}"
-    extension = EXTENSIONS.get(engine)
-    if extension is not None and not found.postgresql.has_extension(extension):
-        return f"it needs the extension {extension}, which the server does not have (--database-url names another)"
     return ""
 
 

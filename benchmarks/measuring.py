@@ -27,6 +27,9 @@ from benchmarks.servers import Servers
 from benchmarks.shapes import SHAPES
 
 TRIAL_TASKS = 5
+WARM_TASKS = 100
+"""So often each engine has run each step before anything is timed, where that is bearable."""
+
 LATENCY_SECONDS = 300.0
 
 
@@ -134,35 +137,36 @@ class _Session:
     # -- parts ------------------------------------------------------------------------------------------------
 
     def _warm_up(self, program: Program, shapes: Sequence[str]) -> None:
-        """Run as much as is measured later, so that all code is loaded, all plans are made, and all steps known.
-
-        In the first round that is how much fits into the time; it is found anew once the engine has settled.
-        """
-        known = {shape: self.sizes[shape] for shape in shapes if shape in self.sizes}
-        if known:
-            for shape, tasks in known.items():
-                self._ask(program, shape, tasks)
-            time.sleep(program.settles)
-            return
+        """Have all code loaded, all plans made and all steps known; in the first round, find the sizes."""
         first, *others = shapes
-        size, rate = self._find_size(program, first, TRIAL_TASKS)
-        sizes = {first: size}
+        rate = self._warm(program, first, TRIAL_TASKS)
         for shape in others:
             expected = SHAPES[shape].steps / rate
-            if expected > self.plan.longest:
-                self.left_out[shape] = f"one task would take about {expected:.0f} s"
-            else:
-                sizes[shape], _ = self._find_size(program, shape, 1)
+            if shape not in self.sizes and expected > self.plan.longest:
+                self.left_out.setdefault(shape, f"one task would take about {expected:.0f} s")
+            elif shape not in self.left_out:
+                self._warm(program, shape, 1)
         time.sleep(program.settles)
-        if program.settles:
-            sizes = {shape: self._find_size(program, shape, max(1, tasks // 4))[0] for shape, tasks in sizes.items()}
-        self.sizes.update(sizes)
+        for shape in shapes:
+            if shape not in self.sizes and shape not in self.left_out:
+                self.sizes[shape] = self._find_size(program, shape, TRIAL_TASKS if shape == first else 1)
 
-    def _find_size(self, program: Program, shape: str, tasks: int) -> tuple[int, float]:
-        """The number of tasks that fills the time, found by more and more of them; and steps per second."""
+    def _warm(self, program: Program, shape: str, tasks: int) -> float:
+        """Run `WARM_TASKS`, or for half of the longest time; steps per second of the last of them."""
+        done, begun = 0, time.monotonic()
+        while True:
+            rate = tasks * SHAPES[shape].steps / self._ask(program, shape, tasks)["seconds"]
+            done += tasks
+            left = self.plan.longest / 2 - (time.monotonic() - begun)
+            if done >= WARM_TASKS or left <= 0:
+                return rate
+            tasks = max(1, min(2 * tasks, WARM_TASKS - done, int(left * rate / SHAPES[shape].steps)))
+
+    def _find_size(self, program: Program, shape: str, tasks: int) -> int:
+        """The number of tasks that fills the time, found by more and more of them."""
         while (seconds := self._ask(program, shape, tasks)["seconds"]) < self.plan.seconds / 4:
             tasks = min(tasks * 8, math.ceil(tasks * self.plan.seconds / 3 / seconds))
-        return self._size(tasks, seconds), tasks * SHAPES[shape].steps / seconds
+        return self._size(tasks, seconds)
 
     def _size(self, tasks: int, seconds: float) -> int:
         """How many tasks fill the time, where so many took so long."""

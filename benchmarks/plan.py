@@ -11,9 +11,6 @@ from benchmarks.shapes import SHAPES
 LEAST_TASKS = 8
 """Fewer tasks of a graph than this do not keep several workers busy: a throughput of them is a latency."""
 
-EXTENSIONS = {"prefect": "pg_trgm"}
-"""Extensions of PostgreSQL that engines cannot do without; the embedded server has none of `contrib`."""
-
 
 @dataclass(frozen=True)
 class Plan:

@@ -66,8 +66,10 @@ def _bars(axis: Any, run: Run, title: str, spreads: dict[str, Spread | None]) ->
             fontweight=weight,
         )
     axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter("")
     if medians:
-        axis.set_xlim(min(medians) / 3, max(spread.high for _, spread in shown) * 5)
+        low, high = min(medians) / 3, max(spread.high for _, spread in shown) * 5
+        axis.set_xlim(low, max(high, 100 * low))
     axis.set_title(title, fontsize=10)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)

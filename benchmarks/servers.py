@@ -120,10 +120,6 @@ class PostgreSQL:
             pass
         return None
 
-    def has_extension(self, name: str) -> bool:
-        """Whether the extension can be created in its databases."""
-        return self._value("SELECT count(*) FROM pg_available_extensions WHERE name = %s", name) == 1
-
     def settings(self) -> dict[str, str]:
         """The version and every setting that is not the default, and those that durability hangs on in any case."""
         rows = self._connection.execute(SHOWN).fetchall()
@@ -139,8 +135,8 @@ class PostgreSQL:
                 raise RuntimeError("PostgreSQL does not reload its configuration")
             time.sleep(0.01)
 
-    def _value(self, query: str, *parameters: str) -> Any:
-        row = self._connection.execute(query, parameters).fetchone()  # type: ignore[arg-type]
+    def _value(self, query: str) -> Any:
+        row = self._connection.execute(query).fetchone()  # type: ignore[arg-type]
         assert row is not None
         return row[0]
 

