@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import sys
 import tempfile
 import time
@@ -126,13 +125,13 @@ class _Session:
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[Place]:
-        folder = Path(tempfile.mkdtemp(prefix="tasker-bench-"))
-        url = self.servers.postgresql.create()
-        try:
-            yield Place(url, self.servers.redis_url, self.servers.amqp_url, str(folder / "engine"), self.workers)
-        finally:
-            self.servers.postgresql.drop(url)
-            shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(prefix="tasker-bench-") as folder:
+            url = self.servers.postgresql.create()
+            try:
+                engine = str(Path(folder) / "engine")
+                yield Place(url, self.servers.redis_url, self.servers.amqp_url, engine, self.workers)
+            finally:
+                self.servers.postgresql.drop(url)
 
     # -- parts ------------------------------------------------------------------------------------------------
 
