@@ -21,7 +21,7 @@ from benchmarks.engines.registry import ENGINES
 from benchmarks.measuring import measure, say
 from benchmarks.plan import FULL, SHORT, Plan
 from benchmarks.record import about
-from benchmarks.servers import Servers, servers
+from benchmarks.servers import Servers, end_in_order, servers
 from benchmarks.shapes import SHAPES
 
 RESULTS = Path(__file__).parent / "results"
@@ -51,6 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="how long each throughput takes, roughly")
     parser.add_argument("--longest", type=float, help="no throughput shall take longer (seconds)")
     parser.add_argument("--latencies", type=int, help="tasks of a latency")
+    parser.add_argument("--budget", type=float, help="begin no round that would likely end later (seconds)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes of each engine")
     parser.add_argument("--no-inside", action="store_true", help="leave out Tasker's own figures")
     parser.add_argument("--database-url", help="a PostgreSQL to use; else an embedded one is started for the run")
@@ -63,7 +64,7 @@ def arguments() -> argparse.Namespace:
 def plan_of(given: argparse.Namespace) -> Plan:
     """The form, and what the command line changes of it."""
     plan = FULL if given.full else SHORT
-    names = ("shapes", "rounds", "seconds", "longest", "latencies")
+    names = ("shapes", "rounds", "seconds", "longest", "latencies", "budget")
     changed = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     return dataclasses.replace(plan, inside=not given.no_inside, **changed)
 
@@ -110,6 +111,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         "plan": dataclasses.asdict(plan),
         "workers": given.workers,
         "engines": engines,
+        "rounds": measured.rounds,
         "samples": measured.samples,
         "sizes": measured.sizes,
         "failed": measured.failed,
@@ -136,6 +138,7 @@ def keep(found: dict[str, Any], folder: Path) -> Path:
 
 def main() -> int:
     """Run, keep, print."""
+    end_in_order()
     given = arguments()
     found = run(given)
     path = keep(found, given.results)

@@ -41,12 +41,14 @@ class Measured:
         sizes: tasks of a throughput, by engine and shape.
         failed: engines that failed, each with why; they are not measured any more.
         left_out: by engine and shape, why it was not measured.
+        rounds: how many were measured.
     """
 
     samples: list[dict[str, Any]] = field(default_factory=list)
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+    rounds: int = 0
 
 
 def say(text: str) -> None:
@@ -57,7 +59,12 @@ def say(text: str) -> None:
 def measure(engines: Sequence[str], plan: Plan, servers: Servers, workers: int) -> Measured:
     """Measure each engine once a round; another one begins each round."""
     measured = Measured()
+    since, longest = time.monotonic(), 0.0
     for number in range(plan.rounds):
+        started = time.monotonic()
+        if plan.budget is not None and started - since + longest > plan.budget:
+            say(f"{number} of {plan.rounds} rounds: another would take longer than the {plan.budget:g} s there are")
+            break
         turn = number % len(engines)
         for engine in (*engines[turn:], *engines[:turn]):
             if engine in measured.failed:
@@ -70,6 +77,8 @@ def measure(engines: Sequence[str], plan: Plan, servers: Servers, workers: int) 
                 say(f"round {number + 1}, {engine} FAILED: {error}")
             else:
                 say(f"round {number + 1}, {engine}: {time.monotonic() - begun:.0f} s")
+        measured.rounds += 1
+        longest = max(longest, time.monotonic() - started)
     return measured
 
 

@@ -24,6 +24,7 @@ class Plan:
         longest: no throughput shall take longer (seconds): a slow engine gets less than `LEAST_TASKS`, and what takes
             it longer for one task is left out.
         latencies: tasks of a latency, one at a time.
+        budget: no round begins that would likely end after so many seconds; None: all rounds, whatever they take.
         inside: whether Tasker is looked at from within, too.
     """
 
@@ -32,6 +33,7 @@ class Plan:
     seconds: float
     longest: float
     latencies: int
+    budget: float | None = None
     inside: bool = True
 
     def shapes_of(self, engine: str, engines: Sequence[str]) -> list[str]:
@@ -48,11 +50,11 @@ class Plan:
         return max(5, self.latencies // 5) if ENGINES[engine].small else self.latencies
 
 
-SHORT = Plan(shapes=("linear4", "fan100"), rounds=3, seconds=1.5, longest=8, latencies=25)
+SHORT = Plan(shapes=("linear4", "fan100"), rounds=3, seconds=1.5, longest=8, latencies=25, budget=450)
 FULL = Plan(
     shapes=tuple(name for name in SHAPES if name != "plain"),
     rounds=5,
     seconds=10,
-    longest=120,
+    longest=60,
     latencies=200,
 )

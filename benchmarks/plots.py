@@ -27,7 +27,7 @@ def draw(run: Run, folder: Path, name: str = "performance", forms: Sequence[str]
     _bars(axes[2], run, "latency of linear4, p50, ms (log)", medians)
     about = run["about"]
     figure.suptitle(
-        f"Medians of {run['plan']['rounds']} rounds, with lowest and highest; "
+        f"Medians of {run.get('rounds', run['plan']['rounds'])} rounds, with lowest and highest; "
         f"{about['machine']['cores']} cores, {about['date'][:10]}",
         fontsize=9,
         color="#555555",

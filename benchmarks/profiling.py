@@ -28,7 +28,7 @@ from benchmarks import inside
 from benchmarks.engines.tasker_setup import environment
 from benchmarks.meters import Meter
 from benchmarks.report import Table, fine, markdown
-from benchmarks.servers import PostgreSQL, name_of, servers
+from benchmarks.servers import PostgreSQL, end_in_order, name_of, servers
 from benchmarks.shapes import SHAPES, Shape
 from tasker import Tasker
 
@@ -224,6 +224,7 @@ def main() -> None:
         return
     if shutil.which("py-spy") is None:
         sys.exit("py-spy is missing: `make profile` installs it, or pip install --group bench")
+    end_in_order()
     with servers(database_url=None, redis_url="", amqp_url="", redis=False, rabbitmq=False) as found:
         postmaster = found.processes.get("PostgreSQL")
         profiles = [

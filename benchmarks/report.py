@@ -354,6 +354,9 @@ def failure_table(run: Run) -> Table:
     rows = [[engine, "", "FAILED: " + text.splitlines()[0]] for engine, text in run["failed"].items()]
     rows += [[engine, shape, reason] for engine, found in run["left_out"].items() for shape, reason in found.items()]
     rows += [[name, "", reason] for name, reason in run["about"]["missing"].items()]
+    done, wanted = run.get("rounds", run["plan"]["rounds"]), run["plan"]["rounds"]
+    if done < wanted:
+        rows.append(["all", "", f"{done} of {wanted} rounds: the time was up"])
     return "Not measured", ["engine", "shape", "why"], rows
 
 
@@ -392,13 +395,14 @@ def origin(run: Run) -> str:
         for name, found in about["versions"].items()
     )
     server = about["servers"].get("PostgreSQL", {})
+    rounds = run.get("rounds", plan["rounds"])
     return (
         f"{about['date'][:10]}, revision {about['revision']}{' with changes' if about['changed'] else ''}. "
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gb']} GB, {machine['system']}; "
         f"8 kB are on disk after {machine['fsync_ms']} ms; load before the run {machine['load_before'][0]}. "
         f"PostgreSQL {server.get('server_version')}, fsync {server.get('fsync')}, "
         f"synchronous_commit {server.get('synchronous_commit')}; Python {about['python']}. "
-        f"{run['workers']} worker processes each, {plan['rounds']} rounds, about {plan['seconds']} s a throughput, "
+        f"{run['workers']} worker processes each, {rounds} rounds, about {plan['seconds']} s a throughput, "
         f"{plan['latencies']} tasks a latency. {versions}."
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -142,6 +144,11 @@ class PostgreSQL:
 
     def _execute(self, statement: str, name: str) -> None:
         self._connection.execute(sql.SQL(statement).format(sql.Identifier(name)))  # type: ignore[arg-type]
+
+
+def end_in_order() -> None:
+    """Have SIGTERM end this program as Ctrl-C does: servers and engines that it started are ended, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def name_of(url: str) -> str:
