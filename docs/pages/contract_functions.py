@@ -184,6 +184,14 @@ WORKER_FUNCTIONS = (
                 "integer",
                 "the oldest call it holds, or its next: see [calls and receipts](#calls-and-receipts)",
             ),
+            Key("next_call_no", "integer", "the number that its next call will have", "unchanged"),
+            Key(
+                "held_calls",
+                "integer[]",
+                "every call below `next_call_no` that it holds: receipts of others are nobody's, however old; goes with"
+                " `next_call_no`",
+                "unchanged",
+            ),
             Key("idle", "boolean", "as in `set_executor_idle`", "unchanged"),
             Key("counters", "object", "numbers for people who look at `tasker executor list`", "unchanged"),
             Key("expected_ms", "object", 'average run times to mix in: `{"template:position": milliseconds}`', "{}"),

@@ -70,7 +70,7 @@ LISTEN tasker_shop_queue;
         """,
         r"""
 SELECT jsonb_pretty(tasker.claim_steps(jsonb_build_object(
-    'executor', :'me', 'call_no', 1, 'queues', '["shop_queue"]'::jsonb, 'limit', 10)));
+    'executor', :'me', 'call_no', 1, 'queues', '["shop_queue"]'::jsonb, 'limit', 10))::jsonb);
 """,
     ),
     Block(
@@ -146,7 +146,7 @@ SELECT tasker.complete_steps(jsonb_build_object(
 SELECT tasker.mark_steps_started(jsonb_build_object('executor', :'me', 'steps', jsonb_build_array(:'step'::jsonb)));
 SELECT jsonb_pretty(tasker.complete_steps(jsonb_build_object(
     'executor', :'me', 'call_no', 8, 'queues', '["shop_queue"]'::jsonb, 'outcomes', jsonb_build_array(
-        :'step'::jsonb || '{"status": "complete", "results": {"parcel": 7}}'))));
+        :'step'::jsonb || '{"status": "complete", "results": {"parcel": 7}}')))::jsonb);
 SELECT state, total, active, failed FROM tasker.tasks WHERE task_uuid = :'task';
 """,
     ),

@@ -10,117 +10,113 @@ CREATE OR REPLACE FUNCTION tasker.advance_tasks(
     sat_tasks uuid[], sat_positions integer[], sat_continue boolean[], left_tasks uuid[],
     me uuid, call_no bigint, served text[], continue_limit integer, budget_ms double precision,
     OUT finished jsonb, OUT queues text[], OUT next_tasks uuid[], OUT next_positions integer[], OUT next_maps integer[])
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 DECLARE
-    d_rows tid[]; d_tasks uuid[]; d_positions integer[]; d_counts integer[]; d_parents integer[]; d_ready boolean[];
-    d_steps uuid[]; d_fences integer[]; d_queues text[]; d_states text[]; d_may boolean[]; d_expected double precision[];
-    d_paused boolean[];
+    -- The dependents, in (task, position) order; "go" says which are continued, the other ready ones are published.
+    d record;
+    go boolean[];
     taken integer := 0;
     spent double precision := 0;
-    last_parent text := '';
+    last_task uuid;
+    last_parent integer;
+    next_fences integer[];
     r record;
     done uuid[];
-    open_queues text[] := ARRAY[]::text[];
+    ended record;
 BEGIN
     finished := '[]'; queues := '{}'; next_tasks := '{}'; next_positions := '{}'; next_maps := '{}';
 
     -- The dependents of what was satisfied, each once, with how many of its dependencies that were and which was the last.
-    IF cardinality(sat_tasks) > 0 THEN
-        WITH edges AS MATERIALIZED (
-            SELECT k.task_uuid, e.child, k.step_position, k.may, t.named_task_id, t.paused, t.admitted
-            FROM unnest(sat_tasks, sat_positions, sat_continue) AS k(task_uuid, step_position, may)
-            CROSS JOIN LATERAL (SELECT x.named_task_id, x.state = 'paused' AS paused, x.admitted_at IS NOT NULL AS admitted
-                                FROM tasker.tasks AS x
-                                WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
-            CROSS JOIN LATERAL (SELECT x.dependents FROM tasker.named_steps AS x
-                                WHERE x.named_task_id = t.named_task_id AND x.position = k.step_position OFFSET 0) AS p
-            CROSS JOIN unnest(p.dependents) AS e(child)
-        ), children AS MATERIALIZED (
-            SELECT g.task_uuid, g.child, g.named_task_id, g.paused, g.admitted, count(*)::integer AS n, max(g.step_position) AS parent,
-                   bool_or(g.may) AS may
-            FROM edges AS g GROUP BY g.task_uuid, g.child, g.named_task_id, g.paused, g.admitted
-            ORDER BY g.task_uuid, g.child
-        )
-        SELECT array_agg(s.tid), array_agg(c.task_uuid), array_agg(c.child), array_agg(c.n), array_agg(c.parent),
-               array_agg(s.state = 'pending' AND s.unmet = c.n AND c.admitted), array_agg(s.step_uuid), array_agg(s.fence),
-               array_agg(d.queue), array_agg(c.may), array_agg(d.expected_ms), array_agg(c.paused)
-        INTO d_rows, d_tasks, d_positions, d_counts, d_parents, d_ready, d_steps, d_fences, d_queues, d_may, d_expected, d_paused
+    WITH edges AS MATERIALIZED (
+        SELECT k.task_uuid, e.child, k.step_position, k.may, t.named_task_id, t.paused, t.admitted
+        FROM unnest(sat_tasks, sat_positions, sat_continue) AS k(task_uuid, step_position, may)
+        CROSS JOIN LATERAL (SELECT x.named_task_id, x.state = 'paused' AS paused, x.admitted_at IS NOT NULL AS admitted
+                            FROM tasker.tasks AS x
+                            WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
+        CROSS JOIN LATERAL (SELECT x.dependents FROM tasker.named_steps AS x
+                            WHERE x.named_task_id = t.named_task_id AND x.position = k.step_position OFFSET 0) AS p
+        CROSS JOIN unnest(p.dependents) AS e(child)
+    ), children AS MATERIALIZED (
+        SELECT g.task_uuid, g.child, g.named_task_id, g.paused, g.admitted, count(*)::integer AS n, max(g.step_position) AS parent,
+               bool_or(g.may) AS may
+        FROM edges AS g GROUP BY g.task_uuid, g.child, g.named_task_id, g.paused, g.admitted
+        ORDER BY g.task_uuid, g.child
+    ), locked AS MATERIALIZED (
+        SELECT c.*, s.tid, s.step_uuid, s.fence, n.queue, n.expected_ms,
+               s.state = 'pending' AND s.unmet = c.n AND c.admitted AS ready
         FROM children AS c
         CROSS JOIN LATERAL (SELECT x.ctid AS tid, x.state, x.unmet, x.step_uuid, x.fence FROM tasker.workflow_steps AS x
                             WHERE x.task_uuid = c.task_uuid AND x.position = c.child AND x.map_index = 0
                             FOR NO KEY UPDATE) AS s
         CROSS JOIN LATERAL (SELECT x.queue, x.expected_ms FROM tasker.named_steps AS x
-                            WHERE x.named_task_id = c.named_task_id AND x.position = c.child OFFSET 0) AS d;
-    END IF;
+                            WHERE x.named_task_id = c.named_task_id AND x.position = c.child OFFSET 0) AS n
+    )
+    SELECT array_agg(l.tid) AS rows, array_agg(l.task_uuid) AS tasks, array_agg(l.child) AS positions, array_agg(l.n) AS counts,
+           array_agg(l.parent) AS parents, array_agg(l.ready) AS ready, array_agg(l.step_uuid) AS steps,
+           array_agg(l.fence) AS fences, array_agg(l.queue) AS queues, array_agg(l.paused) AS paused,
+           array_agg(coalesce(l.expected_ms, budget_ms)) AS expected,
+           array_agg(continue_limit > 0 AND l.ready AND l.may AND NOT l.paused AND l.queue = ANY (ARRAY(
+               SELECT n.queue FROM tasker.namespaces AS n WHERE n.queue = ANY (served) AND n.paused_at IS NULL))) AS open,
+           bool_or(l.ready) AS any_ready
+    INTO d FROM locked AS l;
 
-    IF d_tasks IS NOT NULL THEN
-        IF continue_limit > 0 AND true = ANY (d_ready) THEN
-            SELECT coalesce(array_agg(n.queue), '{}') INTO open_queues
-            FROM unnest(served) AS q(name) JOIN tasker.namespaces AS n ON n.queue = q.name WHERE n.paused_at IS NULL;
-        END IF;
-        d_states := array_fill(NULL::text, ARRAY[cardinality(d_tasks)]);
-        FOR i IN 1 .. cardinality(d_tasks) LOOP
-            CONTINUE WHEN NOT d_ready[i];
-            d_states[i] := 'enqueued';
-            CONTINUE WHEN taken >= continue_limit OR NOT d_may[i] OR d_paused[i] OR d_queues[i] <> ALL (open_queues)
-                       OR d_tasks[i]::text || d_parents[i] = last_parent
-                       OR (taken > 0 AND spent + coalesce(d_expected[i], budget_ms) > budget_ms);
-            d_states[i] := 'in_progress';
-            taken := taken + 1;
-            spent := spent + coalesce(d_expected[i], budget_ms);
-            last_parent := d_tasks[i]::text || d_parents[i];
-        END LOOP;
-
-        IF taken > 0 THEN
+    IF d.tasks IS NOT NULL THEN
+        go := array_fill(false, ARRAY[cardinality(d.tasks)]);
+        IF true = ANY (d.open) THEN
+            FOR i IN 1 .. cardinality(d.tasks) LOOP
+                EXIT WHEN taken >= continue_limit;
+                CONTINUE WHEN NOT d.open[i] OR (d.parents[i] = last_parent AND d.tasks[i] = last_task)
+                           OR (taken > 0 AND spent + d.expected[i] > budget_ms);
+                go[i] := true;
+                taken := taken + 1;
+                spent := spent + d.expected[i];
+                last_parent := d.parents[i]; last_task := d.tasks[i];
+            END LOOP;
+            SELECT array_agg(k.task_uuid), array_agg(k.step_position), array_agg(0), array_agg(k.fence + 1)
+            INTO next_tasks, next_positions, next_maps, next_fences
+            FROM unnest(d.tasks, d.positions, d.fences, go) AS k(task_uuid, step_position, fence, go) WHERE k.go;
             INSERT INTO tasker.step_claims (executor, call_no, task_uuids, positions, map_indexes, fences)
-            SELECT me, advance_tasks.call_no, array_agg(k.task_uuid), array_agg(k.step_position), array_agg(0), array_agg(k.fence + 1)
-            FROM unnest(d_tasks, d_positions, d_fences, d_states) AS k(task_uuid, step_position, fence, state)
-            WHERE k.state = 'in_progress'
+            VALUES (me, advance_tasks.call_no, next_tasks, next_positions, next_maps, next_fences)
             ON CONFLICT DO NOTHING;
             IF NOT FOUND THEN
                 -- This call was made before and has its receipt already: what is ready now goes to the queues.
                 taken := 0;
-                d_states := array_replace(d_states, 'in_progress', 'enqueued');
+                go := array_fill(false, ARRAY[cardinality(d.tasks)]);
+                next_tasks := '{}'; next_positions := '{}'; next_maps := '{}';
             END IF;
         END IF;
 
         UPDATE tasker.workflow_steps AS s
-        SET unmet = s.unmet - k.n, state = coalesce(k.state, s.state),
-            fence = s.fence + c.one, attempts = s.attempts + c.one,
-            executor = CASE c.one WHEN 1 THEN me ELSE s.executor END,
-            started_at = CASE c.one WHEN 1 THEN clock_timestamp() ELSE s.started_at END
-        FROM unnest(d_rows, d_counts, d_states) AS k(tid, n, state)
-        CROSS JOIN LATERAL (SELECT CASE WHEN k.state = 'in_progress' THEN 1 ELSE 0 END AS one) AS c
+        SET unmet = s.unmet - k.n,
+            state = CASE WHEN k.go THEN 'in_progress' WHEN k.ready THEN 'enqueued' ELSE s.state END,
+            fence = s.fence + k.go::integer, attempts = s.attempts + k.go::integer,
+            executor = CASE WHEN k.go THEN me ELSE s.executor END,
+            started_at = CASE WHEN k.go THEN clock_timestamp() ELSE s.started_at END
+        FROM unnest(d.rows, d.counts, d.ready, go) AS k(tid, n, ready, go)
         WHERE s.ctid = k.tid;
 
-        IF true = ANY (d_ready) THEN
+        IF d.any_ready THEN
             INSERT INTO tasker.workflow_step_transitions
                 (task_uuid, position, map_index, fence, from_state, to_state, executor, reason)
-            SELECT k.task_uuid, k.step_position, 0, CASE k.state WHEN 'in_progress' THEN k.fence + 1 ELSE k.fence END,
-                   'pending', k.state, CASE k.state WHEN 'in_progress' THEN me END,
-                   CASE k.state WHEN 'in_progress' THEN 'continued' ELSE 'ready' END
-            FROM unnest(d_tasks, d_positions, d_fences, d_states) AS k(task_uuid, step_position, fence, state)
-            WHERE k.state IS NOT NULL;
+            SELECT k.task_uuid, k.step_position, 0, k.fence + k.go::integer, 'pending',
+                   CASE WHEN k.go THEN 'in_progress' ELSE 'enqueued' END, CASE WHEN k.go THEN me END,
+                   CASE WHEN k.go THEN 'continued' ELSE 'ready' END
+            FROM unnest(d.tasks, d.positions, d.fences, d.ready, go) AS k(task_uuid, step_position, fence, ready, go)
+            WHERE k.ready;
         END IF;
 
-        IF taken > 0 THEN
-            SELECT array_agg(k.task_uuid), array_agg(k.step_position), array_agg(0)
-            INTO next_tasks, next_positions, next_maps
-            FROM unnest(d_tasks, d_positions, d_states) AS k(task_uuid, step_position, state) WHERE k.state = 'in_progress';
-        END IF;
-        -- In a paused task ready steps are enqueued without a message; resume sends it.
-        SELECT array_agg(k.task_uuid) AS tasks, array_agg(k.step_uuid) AS steps, array_agg(k.step_position) AS positions,
-               array_agg(0) AS maps, array_agg(k.queue) AS queues, array_agg(k.parent) AS parents
-        INTO r
-        FROM unnest(d_tasks, d_steps, d_positions, d_queues, d_parents, d_states, d_paused)
-             AS k(task_uuid, step_uuid, step_position, queue, parent, state, paused)
-        WHERE k.state = 'enqueued' AND NOT k.paused;
-        IF r.tasks IS NOT NULL THEN
-            queues := tasker.send_step_messages(r.tasks, r.steps, r.positions, r.maps, r.queues, r.parents);
+        IF d.any_ready AND taken < cardinality(d.tasks) THEN
+            -- In a paused task ready steps are enqueued without a message; resume sends it.
+            SELECT array_agg(k.task_uuid) AS tasks, array_agg(k.step_uuid) AS steps, array_agg(k.step_position) AS positions,
+                   array_agg(0) AS maps, array_agg(k.queue) AS queues, array_agg(k.parent) AS parents
+            INTO r
+            FROM unnest(d.tasks, d.steps, d.positions, d.queues, d.parents, d.ready, go, d.paused)
+                 AS k(task_uuid, step_uuid, step_position, queue, parent, ready, go, paused)
+            WHERE k.ready AND NOT k.go AND NOT k.paused;
+            IF r.tasks IS NOT NULL THEN
+                queues := tasker.send_step_messages(r.tasks, r.steps, r.positions, r.maps, r.queues, r.parents);
+            END IF;
         END IF;
     END IF;
 
@@ -129,7 +125,7 @@ BEGIN
         SELECT x.task_uuid, sum(x.delta)::integer AS delta FROM (
             SELECT l.task_uuid, -1 AS delta FROM unnest(left_tasks) AS l(task_uuid)
             UNION ALL
-            SELECT k.task_uuid, 1 FROM unnest(d_tasks, d_states) AS k(task_uuid, state) WHERE k.state IS NOT NULL) AS x
+            SELECT k.task_uuid, 1 FROM unnest(d.tasks, d.ready) AS k(task_uuid, ready) WHERE k.ready) AS x
         GROUP BY x.task_uuid HAVING sum(x.delta) <> 0
     ), judged AS MATERIALIZED (
         SELECT c.task_uuid, c.delta, t.tid, t.active + c.delta = 0 AND t.admitted_at IS NOT NULL AS ends
@@ -142,7 +138,8 @@ BEGIN
     )
     SELECT array_agg(j.task_uuid) INTO done FROM judged AS j WHERE j.ends;
     IF done IS NOT NULL THEN
-        SELECT f.finished, advance_tasks.queues || f.queues INTO finished, queues FROM tasker.finish_tasks(done) AS f;
+        ended := tasker.finish_tasks(done);
+        finished := ended.finished; queues := queues || ended.queues;
     END IF;
 END
 $$;

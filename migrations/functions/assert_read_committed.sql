@@ -2,7 +2,6 @@
 -- sees what was committed before it, so any other isolation level is refused.
 CREATE OR REPLACE FUNCTION tasker.assert_read_committed(caller text) RETURNS void
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN

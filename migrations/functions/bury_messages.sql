@@ -1,8 +1,7 @@
 -- Moves messages that cannot be understood from their queues to dead letters, with the reason: never dropped, never
 -- retried for ever.
 CREATE OR REPLACE FUNCTION tasker.bury_messages(queues text[], msg_ids bigint[], bodies jsonb[], reason text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql
 AS $$
 DECLARE
     batch record;

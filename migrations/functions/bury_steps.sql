@@ -2,10 +2,7 @@
 -- type of the step's error unless one is given.
 CREATE OR REPLACE FUNCTION tasker.bury_steps(task_uuids uuid[], positions integer[], map_indexes integer[], reason text)
 RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 BEGIN
     INSERT INTO tasker.dead_letters (kind, task_uuid, position, map_index, queue, reason, snapshot)

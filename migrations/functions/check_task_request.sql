@@ -1,7 +1,6 @@
 -- What is wrong with the form of a request to create a task: a field and a message, or no row.
 CREATE OR REPLACE FUNCTION tasker.check_task_request(request jsonb, OUT field text, OUT message text) RETURNS record
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     known constant text[] := ARRAY['namespace', 'name', 'version', 'context', 'identity_key', 'identity_strategy', 'priority',

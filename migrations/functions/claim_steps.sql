@@ -6,7 +6,7 @@
 -- Order of locks: messages SKIP LOCKED, then steps SKIP LOCKED; never a task. Nothing is changed before the receipt is
 -- taken: a repeat of this call waits there for the original, and then returns what that one claimed. When there is
 -- nothing to take, nothing is written at all.
-CREATE OR REPLACE FUNCTION tasker.claim_steps(request jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION tasker.claim_steps(request jsonb) RETURNS json
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -22,11 +22,13 @@ DECLARE
     stop boolean;
     served text[];
     n_queues integer;
+    first_queue integer;
     cursors bigint[];
     dry boolean[];
     here text;
     i integer;
     share integer;
+    look integer;
     spent double precision := 0;
     alone boolean := false;
     over_budget boolean := false;
@@ -41,22 +43,25 @@ DECLARE
     used_queues text[] := ARRAY[]::text[]; used_messages bigint[] := ARRAY[]::bigint[];
     bad_queues text[] := ARRAY[]::text[]; bad_messages bigint[] := ARRAY[]::bigint[]; bad_bodies jsonb[] := ARRAY[]::jsonb[];
     held record;
-    answer jsonb;
+    claimed record;
     next_due double precision;
 BEGIN
-    PERFORM tasker.assert_read_committed('claim_steps');
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM tasker.assert_read_committed('claim_steps');
+    END IF;
     stop := tasker.check_executor(me, this_call);
-    IF request->'finished' IS NOT NULL THEN
-        PERFORM tasker.delete_finished_receipts(me, ARRAY(SELECT jsonb_array_elements_text(request->'finished')::bigint));
+    IF request->'finished' <> '[]' THEN
+        PERFORM tasker.delete_finished_receipts(me, tasker.whole_numbers(request->'finished'));
     END IF;
     SELECT coalesce(array_agg(DISTINCT n.queue ORDER BY n.queue), '{}') INTO served
-    FROM jsonb_array_elements_text(request->'queues') AS q(name)
+    FROM jsonb_array_elements_text(nullif(request->'queues', 'null')) AS q(name)
     JOIN tasker.namespaces AS n ON n.queue = q.name
     WHERE n.paused_at IS NULL;
     n_queues := cardinality(served);
     IF stop THEN
         n_queues := 0;
     END IF;
+    first_queue := (hashint8(this_call) # uuid_hash(me)) & 1048575;
     cursors := array_fill(0::bigint, ARRAY[greatest(n_queues, 1)]);
     dry := array_fill(false, ARRAY[greatest(n_queues, 1)]);
 
@@ -65,15 +70,18 @@ BEGIN
         EXIT WHEN n_queues = 0;
         FOR turn IN 0 .. n_queues - 1 LOOP
             EXIT rounds WHEN cardinality(take_tasks) >= wanted OR alone OR over_budget;
-            -- Another queue begins with every call, and in its first round each gets its share, so that none starves.
-            i := ((this_call + turn) % n_queues)::integer + 1;
+            -- In its first round each queue gets its share, so that none starves. Which of them begins is as good as drawn: calls
+            -- are numbered across claims and completions, and counting on would let all claims begin with the same queue.
+            i := (first_queue + turn) % n_queues + 1;
             CONTINUE WHEN dry[i];
             here := served[i];
             share := ceil((wanted - cardinality(take_tasks))::double precision
                           / CASE WHEN round = 1 THEN n_queues - turn ELSE 1 END)::integer;
 
-            SELECT m.msg_ids, m.messages INTO batch FROM tasker.queue_lock(here, cursors[i], share) AS m;
-            dry[i] := coalesce(cardinality(batch.msg_ids), 0) < share;
+            -- Where the front of a queue is all locked (by an open transaction on a wide task), look further, and further.
+            look := least(share * 2 ^ (round - 1), greatest(share, 1000))::integer;
+            SELECT m.msg_ids, m.messages INTO batch FROM tasker.queue_lock(here, cursors[i], look) AS m;
+            dry[i] := coalesce(cardinality(batch.msg_ids), 0) < look;
             IF batch.msg_ids IS NOT NULL THEN
                 cursors[i] := batch.msg_ids[cardinality(batch.msg_ids)];
                 FOR step IN
@@ -94,8 +102,12 @@ BEGIN
                     FROM unnest(batch.msg_ids, batch.messages) AS m(msg_id, message)
                     WHERE tasker.is_step_message(m.message)
                     UNION ALL
+                    -- Locked as they are found, so that locked ones do not stand in front of the others.
                     (SELECT w.task_uuid, w.position, w.map_index, NULL, w.due_at
                      FROM tasker.step_timers AS w
+                     CROSS JOIN LATERAL (SELECT FROM tasker.workflow_steps AS x
+                                         WHERE x.task_uuid = w.task_uuid AND x.position = w.position AND x.map_index = w.map_index
+                                         FOR NO KEY UPDATE SKIP LOCKED) AS s
                      WHERE w.queue = here AND w.due_at <= tasker.now() AND w.kind = 'retry' AND round = 1
                      ORDER BY w.due_at LIMIT share)) AS d
                 ORDER BY d.task_uuid, d.step_position, d.map_index, d.msg_id
@@ -191,10 +203,12 @@ BEGIN
         VALUES (me, this_call, take_tasks, take_positions, take_maps, take_fences)
         ON CONFLICT DO NOTHING;
         IF NOT FOUND THEN
-            SELECT * INTO held FROM tasker.held_by_receipt(me, this_call);
-            RETURN tasker.describe_claims(held.task_uuids, held.positions, held.map_indexes,
-                                          ARRAY(SELECT jsonb_array_elements_text(request->'known_templates')::integer), max_bytes)
-                || jsonb_build_object('call_no', this_call, 'queue_empty', false, 'next_due_seconds', NULL, 'stop_requested', stop);
+            held := tasker.held_by_receipt(me, this_call);
+            claimed := tasker.describe_claims(held.task_uuids, held.positions, held.map_indexes,
+                                              tasker.whole_numbers(request->'known_templates')::integer[], max_bytes);
+            RETURN json_build_object(
+                'steps', claimed.steps, 'tasks', claimed.tasks, 'results', claimed.results, 'templates', claimed.templates,
+                'call_no', this_call, 'stop_requested', stop, 'queue_empty', false, 'next_due_seconds', NULL);
         END IF;
         UPDATE tasker.workflow_steps AS s
         SET state = 'in_progress', fence = k.fence, attempts = s.attempts + 1, executor = me,
@@ -220,15 +234,18 @@ BEGIN
     END IF;
 
     IF cardinality(take_tasks) = 0 THEN
-        SELECT * INTO held FROM tasker.held_by_receipt(me, this_call);
+        held := tasker.held_by_receipt(me, this_call);
         take_tasks := held.task_uuids; take_positions := held.positions; take_maps := held.map_indexes;
         SELECT extract(epoch FROM min(w.due_at) - tasker.now()) INTO next_due
         FROM unnest(served) AS q(name)
         CROSS JOIN LATERAL (SELECT x.due_at FROM tasker.step_timers AS x WHERE x.queue = q.name ORDER BY x.due_at LIMIT 1) AS w;
     END IF;
-    answer := tasker.describe_claims(take_tasks, take_positions, take_maps,
-                                     ARRAY(SELECT jsonb_array_elements_text(request->'known_templates')::integer), max_bytes);
-    RETURN answer || jsonb_build_object('call_no', this_call, 'stop_requested', stop, 'next_due_seconds', CASE WHEN next_due > 0 THEN next_due WHEN next_due <= 0 THEN 0 END,
-                                        'queue_empty', n_queues = 0 OR (false <> ALL (dry) AND NOT over_budget AND NOT alone AND NOT more_timers));
+    claimed := tasker.describe_claims(take_tasks, take_positions, take_maps,
+                                      tasker.whole_numbers(request->'known_templates')::integer[], max_bytes);
+    RETURN json_build_object(
+        'steps', claimed.steps, 'tasks', claimed.tasks, 'results', claimed.results, 'templates', claimed.templates,
+        'call_no', this_call, 'stop_requested', stop,
+        'next_due_seconds', CASE WHEN next_due > 0 THEN next_due WHEN next_due <= 0 THEN 0 END,
+        'queue_empty', n_queues = 0 OR (false <> ALL (dry) AND NOT over_budget AND NOT alone AND NOT more_timers));
 END
 $$;

@@ -1,10 +1,7 @@
 -- Cancels every step of a task that has not reached its end, with its timer; a delegated step's deadline is made due instead,
 -- so that the StepResultProcessor revokes its Celery task. Internal; the caller holds the task's lock. Returns how many.
 CREATE OR REPLACE FUNCTION tasker.close_steps(task_uuid uuid, reason text) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 DECLARE
     r record;

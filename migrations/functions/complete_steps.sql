@@ -4,7 +4,7 @@
 --          wait (block on busy tasks instead of answering "busy"; one task per call, with a lock_timeout), max_claim_bytes
 -- answer:  the keys of claim_steps for continued steps; outcomes[] {step_uuid, fence, answer, reason, state} in order;
 --          finished_tasks[]; queues[] and notify[]: whom to wake after the commit
-CREATE OR REPLACE FUNCTION tasker.complete_steps(request jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION tasker.complete_steps(request jsonb) RETURNS json
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -16,29 +16,32 @@ DECLARE
     stop boolean;
     settled record;
     held record;
+    claimed record;
 BEGIN
-    PERFORM tasker.assert_read_committed('complete_steps');
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        PERFORM tasker.assert_read_committed('complete_steps');
+    END IF;
     stop := tasker.check_executor(me, this_call);
-    SELECT * INTO settled FROM tasker.settle_outcomes(
-        request->'outcomes', coalesce((request->>'wait')::boolean, false), me, this_call,
-        ARRAY(SELECT jsonb_array_elements_text(request->'queues')),
+    settled := tasker.settle_outcomes(
+        nullif(request->'outcomes', 'null'), coalesce((request->>'wait')::boolean, false), me, this_call,
+        ARRAY(SELECT jsonb_array_elements_text(nullif(request->'queues', 'null'))),
         CASE WHEN stop THEN 0 ELSE coalesce((request->>'continue_limit')::integer, 0) END,
         coalesce((request->>'budget_ms')::double precision, 50));
-    PERFORM tasker.delete_finished_receipts(me, ARRAY(SELECT jsonb_array_elements_text(request->'finished')::bigint));
-
+    IF request->'finished' <> '[]' THEN
+        PERFORM tasker.delete_finished_receipts(me, tasker.whole_numbers(request->'finished'));
+    END IF;
     IF cardinality(settled.next_tasks) = 0 THEN
         -- A repeat finds its outcomes recorded, and here the steps that the original continued.
-        SELECT * INTO held FROM tasker.held_by_receipt(me, this_call);
+        held := tasker.held_by_receipt(me, this_call);
         settled.next_tasks := held.task_uuids; settled.next_positions := held.positions; settled.next_maps := held.map_indexes;
     END IF;
-    RETURN tasker.describe_claims(
-               settled.next_tasks, settled.next_positions, settled.next_maps,
-               ARRAY(SELECT jsonb_array_elements_text(request->'known_templates')::integer),
-               coalesce((request->>'max_claim_bytes')::bigint, 8388608))
-        || jsonb_build_object(
-               'call_no', this_call, 'stop_requested', stop, 'outcomes', settled.answers, 'finished_tasks', settled.finished,
-               'queues', CASE WHEN cardinality(settled.queues) = 0 THEN '[]'::jsonb
-                              ELSE to_jsonb(tasker.queues_with_idle_consumer(settled.queues)) END,
-               'notify', CASE WHEN settled.finished = '[]' THEN '[]'::jsonb ELSE to_jsonb(tasker.waiting_channels()) END);
+    claimed := tasker.describe_claims(
+        settled.next_tasks, settled.next_positions, settled.next_maps,
+        tasker.whole_numbers(request->'known_templates')::integer[], coalesce((request->>'max_claim_bytes')::bigint, 8388608));
+    RETURN json_build_object(
+        'steps', claimed.steps, 'tasks', claimed.tasks, 'results', claimed.results, 'templates', claimed.templates,
+        'call_no', this_call, 'stop_requested', stop, 'outcomes', settled.answers, 'finished_tasks', settled.finished,
+        'queues', CASE WHEN cardinality(settled.queues) = 0 THEN '{}' ELSE tasker.queues_with_idle_consumer(settled.queues) END,
+        'notify', CASE WHEN settled.finished = '[]' THEN '{}' ELSE tasker.waiting_channels() END);
 END
 $$;

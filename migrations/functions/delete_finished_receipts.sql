@@ -1,10 +1,7 @@
 -- Deletes the receipts that an executor names as finished, except those that still hold a step: a delayed call may have
 -- made one again after its repeat was finished. A delegated step no longer needs its receipt, its deadline is its lease.
 CREATE OR REPLACE FUNCTION tasker.delete_finished_receipts(executor uuid, call_nos bigint[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 BEGIN
     IF coalesce(cardinality(call_nos), 0) = 0 THEN

@@ -1,9 +1,6 @@
 -- Deletes the timers of steps, of whatever kind: every way out of a live state calls it, or knows that there is none.
 CREATE OR REPLACE FUNCTION tasker.delete_timers(task_uuids uuid[], positions integer[], map_indexes integer[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 BEGIN
     DELETE FROM tasker.step_timers AS w

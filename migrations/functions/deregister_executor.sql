@@ -3,10 +3,12 @@
 CREATE OR REPLACE FUNCTION tasker.deregister_executor(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     PERFORM tasker.delete_finished_receipts(
-        (request->>'executor')::uuid, ARRAY(SELECT jsonb_array_elements_text(request->'finished')::bigint));
+        (request->>'executor')::uuid, ARRAY(SELECT jsonb_array_elements_text(nullif(request->'finished', 'null'))::bigint));
     DELETE FROM tasker.executors AS x WHERE x.executor = (request->>'executor')::uuid;
     RETURN '{}'::jsonb;
 END

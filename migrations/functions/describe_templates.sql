@@ -1,12 +1,11 @@
 -- What an executor must know of workflow versions, by named_task_id. Read once per process and version.
-CREATE OR REPLACE FUNCTION tasker.describe_templates(named_task_ids integer[]) RETURNS jsonb
-LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
+CREATE OR REPLACE FUNCTION tasker.describe_templates(named_task_ids integer[]) RETURNS json
+LANGUAGE sql STABLE
 AS $$
-SELECT coalesce(jsonb_object_agg(t.named_task_id, jsonb_build_object(
+SELECT coalesce(json_object_agg(t.named_task_id, json_build_object(
     'namespace', t.namespace, 'name', t.name, 'version', t.version, 'input_schema', t.input_schema,
     'document', t.definition->'document',
-    'steps', (SELECT jsonb_agg(jsonb_build_object(
+    'steps', (SELECT json_agg(json_build_object(
                   'position', s.position, 'name', s.name, 'kind', s.kind, 'namespace', s.namespace, 'handler', s.handler,
                   'delegated', s.delegated, 'depends_on', s.depends_on, 'retryable', s.retryable,
                   'max_attempts', s.max_attempts, 'timeout_seconds', s.timeout_seconds,

@@ -1,10 +1,7 @@
 -- Audits and sends the messages of the roots of tasks that were just admitted, whose root steps the caller has made
 -- "enqueued". Beyond 256 roots of one task, the rest of its messages go out by the StepEnqueuer. Returns the queues.
 CREATE OR REPLACE FUNCTION tasker.enqueue_roots(task_uuids uuid[]) RETURNS text[]
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 DECLARE
     burst constant integer := 256;

@@ -1,5 +1,5 @@
 -- Says that an executor lives and what it still holds. request: executor, oldest_call_no (the oldest call it holds, or the
--- next one it will make), idle (optional), counters, expected_ms {"named_task_id:position": milliseconds}.
+-- next one it will make), next_call_no and held_calls[] (optional: all that it holds below the next), idle (optional), counters, expected_ms {"named_task_id:position": milliseconds}.
 -- Returns {stop_requested, steps_lost[]}: the steps in its receipts that are no longer its own, and why.
 -- An unknown heartbeat is not a loss: see tasker.recover_lost_steps.
 CREATE OR REPLACE FUNCTION tasker.heartbeat(request jsonb) RETURNS jsonb
@@ -15,6 +15,10 @@ DECLARE
 BEGIN
     UPDATE tasker.executors AS x
     SET heartbeat_at = clock_timestamp(), oldest_call_no = greatest(x.oldest_call_no, (request->>'oldest_call_no')::bigint),
+        -- Never back to what an older heartbeat said: what was dropped since then would count as held again.
+        next_call_no = greatest(x.next_call_no, (request->>'next_call_no')::bigint),
+        held_calls = CASE WHEN (request->>'next_call_no')::bigint >= coalesce(x.next_call_no, 1)
+                          THEN tasker.whole_numbers(request->'held_calls') ELSE x.held_calls END,
         idle = coalesce((request->>'idle')::boolean, x.idle), counters = coalesce(nullif(request->'counters', 'null'), x.counters)
     WHERE x.executor = me AND x.lost_at IS NULL
     RETURNING x.stop_requested INTO e;

@@ -1,10 +1,7 @@
 -- The steps of a receipt that its executor still holds: the answer to a repeated call.
 CREATE OR REPLACE FUNCTION tasker.held_by_receipt(
     executor uuid, call_no bigint, OUT known boolean, OUT task_uuids uuid[], OUT positions integer[], OUT map_indexes integer[])
-LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     SELECT true, array_agg(s.task_uuid ORDER BY k.no) FILTER (WHERE s.task_uuid IS NOT NULL),

@@ -4,10 +4,7 @@ CREATE OR REPLACE FUNCTION tasker.lock_step(
     request jsonb, named_task_id integer,
     OUT tid tid, OUT step_position integer, OUT map_index integer, OUT step_uuid uuid, OUT state text, OUT fence integer,
     OUT executor uuid, OUT name text, OUT queue text)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 DECLARE
     id constant uuid := (request->>'task_uuid')::uuid;

@@ -1,10 +1,7 @@
 -- Locks one task for an operator's action and returns what is decided on; an error (TK004) if there is none.
 CREATE OR REPLACE FUNCTION tasker.lock_task(
     task_uuid uuid, OUT state text, OUT active integer, OUT admitted boolean, OUT finish_no integer, OUT named_task_id integer)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 BEGIN
     PERFORM tasker.assert_read_committed('lock_task');

@@ -17,7 +17,7 @@ BEGIN
         SELECT k.no, s.tid
         FROM (SELECT e.no, (e.step->>'task_uuid')::uuid AS task_uuid, (e.step->>'position')::integer AS step_position,
                      coalesce((e.step->>'map_index')::integer, 0) AS map_index, (e.step->>'fence')::integer AS fence
-              FROM jsonb_array_elements(request->'steps') WITH ORDINALITY AS e(step, no)
+              FROM jsonb_array_elements(nullif(request->'steps', 'null')) WITH ORDINALITY AS e(step, no)
               ORDER BY 2, 3, 4 OFFSET 0) AS k
         LEFT JOIN LATERAL (
             SELECT x.ctid AS tid FROM tasker.workflow_steps AS x

@@ -18,7 +18,7 @@ DECLARE
     n_rejected integer := 0;
     settled record;
     late record;
-    answers jsonb := '[]'::jsonb;
+    answers json := '[]';
     finished jsonb := '[]'::jsonb;
     queues text[] := ARRAY[]::text[];
     timed_out jsonb := '[]'::jsonb;
@@ -32,14 +32,12 @@ BEGIN
     INTO outcomes, ids, rejected
     FROM jsonb_array_elements(coalesce(request->'messages', '[]')) WITH ORDINALITY AS m(entry, no);
     IF outcomes IS NOT NULL THEN
-        SELECT * INTO settled FROM tasker.settle_outcomes(outcomes, false, NULL, NULL, ARRAY[]::text[], 0, 0);
+        settled := tasker.settle_outcomes(outcomes, false, NULL, NULL, ARRAY[]::text[], 0, 0);
         answers := settled.answers; finished := settled.finished; queues := settled.queues;
         PERFORM tasker.queue_remove(own, ARRAY(
-            SELECT i.id FROM unnest(ids) WITH ORDINALITY AS i(id, no)
-            WHERE settled.answers->(i.no - 1)::integer->>'answer' <> 'busy'));
+            SELECT i.id FROM unnest(ids, settled.verdicts) AS i(id, verdict) WHERE i.verdict <> 'busy'));
         PERFORM tasker.queue_show_again(own, ARRAY(
-            SELECT i.id FROM unnest(ids) WITH ORDINALITY AS i(id, no)
-            WHERE settled.answers->(i.no - 1)::integer->>'answer' = 'busy'), 0.5);
+            SELECT i.id FROM unnest(ids, settled.verdicts) AS i(id, verdict) WHERE i.verdict = 'busy'), 0.5, true);
     END IF;
     IF rejected IS NOT NULL THEN
         n_rejected := tasker.reject_messages(own, rejected);
@@ -73,11 +71,11 @@ BEGIN
         PERFORM tasker.delete_timers(late.tasks, late.positions, late.maps);
     END IF;
     IF late.outcomes IS NOT NULL THEN
-        SELECT * INTO settled FROM tasker.settle_outcomes(late.outcomes, false, NULL, NULL, ARRAY[]::text[], 0, 0);
+        settled := tasker.settle_outcomes(late.outcomes, false, NULL, NULL, ARRAY[]::text[], 0, 0);
         finished := finished || settled.finished; queues := queues || settled.queues;
-        SELECT coalesce(jsonb_agg(a.answer), '[]'), revoke || coalesce(jsonb_agg((a.answer->>'step_uuid') || ':' || (a.answer->>'fence')), '[]')
+        SELECT coalesce(jsonb_agg(a.answer::jsonb), '[]'), revoke || coalesce(jsonb_agg((a.answer->>'step_uuid') || ':' || (a.answer->>'fence')), '[]')
         INTO timed_out, revoke
-        FROM jsonb_array_elements(settled.answers) AS a(answer) WHERE a.answer->>'answer' = 'accepted';
+        FROM json_array_elements(settled.answers) AS a(answer) WHERE a.answer->>'answer' = 'accepted';
     END IF;
 
     SELECT extract(epoch FROM w.due_at - tasker.now()) INTO next_due

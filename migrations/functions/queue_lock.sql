@@ -3,8 +3,7 @@
 -- those whose step is busy.
 CREATE OR REPLACE FUNCTION tasker.queue_lock(
     queue text, after bigint, quantity integer, OUT msg_ids bigint[], OUT messages jsonb[])
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql
 AS $$
 BEGIN
     EXECUTE format('SELECT array_agg(m.msg_id ORDER BY m.msg_id), array_agg(m.message ORDER BY m.msg_id)

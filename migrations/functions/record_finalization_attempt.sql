@@ -2,8 +2,7 @@
 CREATE OR REPLACE FUNCTION tasker.record_finalization_attempt(
     task_uuid uuid, processor text, action text, outcome text, claim_no integer, finish_no integer, began timestamptz,
     held_since timestamptz) RETURNS uuid
-LANGUAGE sql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
+LANGUAGE sql
 AS $$
 INSERT INTO tasker.finalization_attempts
     (finalization_attempt_uuid, task_uuid, processor, action, outcome, claim_no, finish_no, duration_ms, held_ms)

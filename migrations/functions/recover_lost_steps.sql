@@ -1,14 +1,16 @@
 -- The sweep. Finds executors that are lost and gives their steps back; bounded, and harmless from many processes at once.
 --
 -- An executor is lost when two sweeps at least one lease apart saw the same heartbeat: a restart of the database or a pause
--- of everything declares nobody lost who then goes on. Receipts of lost or absent executors are handled in every sweep, not
--- only when one is marked: a delayed claim may commit later. Receipts older than the oldest call a living executor holds
--- are those of answers that never arrived; they do not count as a loss of the step.
+-- of everything declares nobody lost who then goes on. Times that lie ahead are those of a clock that was set back. Receipts of lost or absent executors are handled in every sweep, not
+-- only when one is marked: a delayed claim may commit later. Receipts of calls that a living executor no longer holds are
+-- those of answers that never arrived, and those of an executor that said goodbye were left behind: neither counts as a
+-- loss of the step.
 --
 -- A loss spends "losses", not "attempts". max_losses of them are poison: the step ends in error. A step that may not run
 -- twice and was marked as started ends in error too (outcome_unknown).
 --
--- Order of locks: receipt, task, step, all SKIP LOCKED; a receipt stays while a step of it could not be looked at.
+-- Order of locks: receipt, task, step, all SKIP LOCKED; a receipt stays while a step of it could not be looked at, and
+-- does not count towards the limit: locked ones must not stand in front of the others in every sweep.
 -- The net at the end looks through one page of open tasks for running steps that have neither receipt nor deadline.
 --
 -- request: limit (receipts), lease_seconds, max_losses, net_page (tasks). Returns lost_executors[], requeued, poisoned,
@@ -26,6 +28,7 @@ DECLARE
     net_page constant integer := coalesce((request->>'net_page')::integer, 200);
     lost uuid[];
     receipt record;
+    handled integer := 0;
     part record;
     queues text[] := ARRAY[]::text[];
     finished jsonb := '[]'::jsonb;
@@ -46,26 +49,32 @@ BEGIN
 
     WITH silent AS MATERIALIZED (
         SELECT x.executor FROM tasker.executors AS x
-        WHERE x.lost_at IS NULL AND x.suspected_heartbeat IS DISTINCT FROM x.heartbeat_at
-          AND x.heartbeat_at < clock_timestamp() - lease / 3
+        WHERE x.lost_at IS NULL
+          AND (x.suspected_heartbeat IS DISTINCT FROM x.heartbeat_at OR x.suspected_at > clock_timestamp())
+          AND x.heartbeat_at NOT BETWEEN clock_timestamp() - lease / 3 AND clock_timestamp()
         ORDER BY x.executor FOR NO KEY UPDATE SKIP LOCKED
     )
     UPDATE tasker.executors AS x SET suspected_heartbeat = x.heartbeat_at, suspected_at = clock_timestamp()
     FROM silent AS s WHERE x.executor = s.executor;
 
     FOR receipt IN
-        SELECT c.executor, c.call_no, c.task_uuids, c.positions, c.map_indexes, c.fences, e.executor IS NULL OR e.lost_at IS NOT NULL AS owner_lost
+        SELECT c.executor, c.call_no, c.task_uuids, c.positions, c.map_indexes, c.fences,
+               CASE WHEN e.executor IS NULL THEN 'executor_left' WHEN e.lost_at IS NOT NULL THEN 'executor_lost'
+                    ELSE 'answer_lost' END AS why
         FROM tasker.step_claims AS c
         LEFT JOIN tasker.executors AS e ON e.executor = c.executor
         WHERE e.executor IS NULL OR e.lost_at IS NOT NULL OR c.call_no < e.oldest_call_no
-        LIMIT max_receipts FOR UPDATE OF c SKIP LOCKED
+           OR (c.call_no < e.next_call_no AND c.call_no <> ALL (e.held_calls))
+        FOR UPDATE OF c SKIP LOCKED
     LOOP
+        EXIT WHEN handled >= max_receipts;
         SELECT * INTO part FROM tasker.recover_steps(
             receipt.executor, receipt.task_uuids, receipt.positions, receipt.map_indexes, receipt.fences,
-            receipt.owner_lost, max_losses);
+            receipt.why, max_losses);
         requeued := requeued + part.requeued; poisoned := poisoned + part.poisoned; unknown := unknown + part.unknown;
         skipped := skipped + part.skipped; queues := queues || part.queues; finished := finished || part.finished;
         IF part.skipped = 0 THEN
+            handled := handled + 1;
             DELETE FROM tasker.step_claims AS c WHERE c.executor = receipt.executor AND c.call_no = receipt.call_no;
         END IF;
     END LOOP;
@@ -96,7 +105,7 @@ BEGIN
                               WHERE c.executor = net.executor AND k.task_uuid = net.task_uuid
                                 AND k.step_position = net.position AND k.map_index = net.map_index AND k.fence = net.fence);
         SELECT * INTO part FROM tasker.recover_steps(
-            net.executor, ARRAY[net.task_uuid], ARRAY[net.position], ARRAY[net.map_index], ARRAY[net.fence], true, max_losses);
+            net.executor, ARRAY[net.task_uuid], ARRAY[net.position], ARRAY[net.map_index], ARRAY[net.fence], 'executor_lost', max_losses);
         netted := netted + 1 - part.skipped;
         requeued := requeued + part.requeued; poisoned := poisoned + part.poisoned; unknown := unknown + part.unknown;
         queues := queues || part.queues; finished := finished || part.finished;

@@ -1,18 +1,15 @@
 -- Decides for the steps of one receipt whose holder is gone: back to the queue, or, as poison or with an unknown outcome,
--- to their end. Internal. Tasks first, then steps, both SKIP LOCKED and rechecked under their lock.
+-- to their end. Internal. why: executor_lost (which counts as a loss), executor_left or answer_lost. Tasks first, then steps, both SKIP LOCKED and rechecked under their lock.
 CREATE OR REPLACE FUNCTION tasker.recover_steps(
     executor uuid, task_uuids uuid[], positions integer[], map_indexes integer[], fences integer[],
-    owner_lost boolean, max_losses integer,
+    why text, max_losses integer,
     OUT requeued integer, OUT poisoned integer, OUT unknown integer, OUT skipped integer, OUT queues text[], OUT finished jsonb)
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 DECLARE
     locked uuid[];
     step record;
-    loss constant integer := CASE WHEN owner_lost THEN 1 ELSE 0 END;
+    loss constant integer := CASE WHEN why = 'executor_lost' THEN 1 ELSE 0 END;
     q_rows tid[] := ARRAY[]::tid[]; q_tasks uuid[] := ARRAY[]::uuid[]; q_positions integer[] := ARRAY[]::integer[];
     q_losses integer[] := ARRAY[]::integer[];
     e_rows tid[] := ARRAY[]::tid[]; e_tasks uuid[] := ARRAY[]::uuid[]; e_positions integer[] := ARRAY[]::integer[];
@@ -65,7 +62,7 @@ BEGIN
     END LOOP;
 
     IF cardinality(q_rows) > 0 THEN
-        queues := tasker.requeue_steps(q_rows, q_tasks, q_positions, q_losses, CASE WHEN owner_lost THEN 'executor_lost' ELSE 'answer_lost' END);
+        queues := tasker.requeue_steps(q_rows, q_tasks, q_positions, q_losses, why);
     END IF;
     IF cardinality(e_rows) > 0 THEN
         UPDATE tasker.workflow_steps AS s

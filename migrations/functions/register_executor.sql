@@ -3,11 +3,13 @@
 CREATE OR REPLACE FUNCTION tasker.register_executor(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     INSERT INTO tasker.executors (executor, kind, worker, pid, queues)
     VALUES ((request->>'executor')::uuid, request->>'kind', request->>'worker', (request->>'pid')::integer,
-            ARRAY(SELECT jsonb_array_elements_text(request->'queues')))
+            ARRAY(SELECT jsonb_array_elements_text(nullif(request->'queues', 'null'))))
     ON CONFLICT DO NOTHING;
     PERFORM tasker.check_executor((request->>'executor')::uuid, 9223372036854775807);
     RETURN '{}'::jsonb;

@@ -1,7 +1,6 @@
 -- Moves messages to dead letters by id, each with what is wrong with it: rejections [{msg_id, rejected: {reason, message}}].
 CREATE OR REPLACE FUNCTION tasker.reject_messages(queue text, rejections jsonb) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql
 AS $$
 DECLARE
     n integer;

@@ -17,7 +17,7 @@ BEGIN
         SELECT s.tid, k.task_uuid, k.step_position, k.map_index
         FROM (SELECT (e.step->>'task_uuid')::uuid AS task_uuid, (e.step->>'position')::integer AS step_position,
                      coalesce((e.step->>'map_index')::integer, 0) AS map_index, (e.step->>'fence')::integer AS fence
-              FROM jsonb_array_elements(request->'steps') AS e(step)
+              FROM jsonb_array_elements(nullif(request->'steps', 'null')) AS e(step)
               ORDER BY 1, 2, 3 OFFSET 0) AS k
         CROSS JOIN LATERAL (
             SELECT x.ctid AS tid FROM tasker.workflow_steps AS x
@@ -38,7 +38,7 @@ BEGIN
     IF r.tids IS NOT NULL THEN
         queues := tasker.requeue_steps(r.tids, r.tasks, r.positions, r.losses, 'released');
     END IF;
-    PERFORM tasker.delete_finished_receipts(me, ARRAY(SELECT jsonb_array_elements_text(request->'finished')::bigint));
+    PERFORM tasker.delete_finished_receipts(me, ARRAY(SELECT jsonb_array_elements_text(nullif(request->'finished', 'null'))::bigint));
     RETURN jsonb_build_object('released', coalesce(cardinality(r.tids), 0),
                               'queues', to_jsonb(tasker.queues_with_idle_consumer(queues)));
 END

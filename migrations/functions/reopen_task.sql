@@ -1,10 +1,7 @@
 -- Takes a task back from "error": the finish it had counts no more, its claims are void, and hooks of the next finish are new
 -- ones (finish_no). A task that was never admitted goes back to waiting for admission. Internal; the caller holds the lock.
 CREATE OR REPLACE FUNCTION tasker.reopen_task(task_uuid uuid, actor text, reason text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 BEGIN
     UPDATE tasker.tasks AS t

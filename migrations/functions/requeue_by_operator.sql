@@ -3,10 +3,7 @@
 -- entry for each step that was not live before. Returns the queues.
 CREATE OR REPLACE FUNCTION tasker.requeue_by_operator(
     task_uuid uuid, named_task_id integer, tids tid[], not_live integer, reason text) RETURNS text[]
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 DECLARE
     r record;

@@ -3,10 +3,7 @@
 -- (tids). losses: 1 where their executor was lost, else 0. Returns the queues.
 CREATE OR REPLACE FUNCTION tasker.requeue_steps(
     tids tid[], task_uuids uuid[], positions integer[], losses integer[], reason text) RETURNS text[]
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 DECLARE
     r record;

@@ -5,10 +5,7 @@
 CREATE OR REPLACE FUNCTION tasker.send_step_messages(
     task_uuids uuid[], step_uuids uuid[], positions integer[], map_indexes integer[], queues text[], parents integer[])
 RETURNS text[]
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql
 AS $$
 DECLARE
     burst constant integer := 256;

@@ -1,7 +1,6 @@
 -- The UUID that a text of a request stands for, null for null; an error that names the field where PostgreSQL's own would not.
 CREATE OR REPLACE FUNCTION tasker.to_uuid(value text, field text) RETURNS uuid
 LANGUAGE plpgsql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF value IS NULL OR tasker.is_uuid(value) THEN

@@ -290,6 +290,8 @@ class Executor(Base):
     registered_at: Mapped[dt.datetime]
     heartbeat_at: Mapped[dt.datetime]
     oldest_call_no: Mapped[int] = mapped_column(BigInteger)
+    next_call_no: Mapped[int | None] = mapped_column(BigInteger)
+    held_calls: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger()))
     idle: Mapped[bool]
     stop_requested: Mapped[bool]
     counters: Mapped[dict[str, Any]]

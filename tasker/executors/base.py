@@ -160,11 +160,13 @@ class RegisteredExecutor(ABC):
             if not incarnation.registered:
                 return
         # Read before anything else: calls allotted later have higher numbers.
-        oldest = incarnation.ledger.oldest()
+        next_call, held = incarnation.ledger.standing()
         expected, undo = self.expected_ms()
         request: dict[str, Any] = {
             "executor": incarnation.executor,
-            "oldest_call_no": oldest,
+            "oldest_call_no": held[0] if held else next_call,
+            "next_call_no": next_call,
+            "held_calls": held,
             "idle": None,
             "counters": self.counters.snapshot(),
         }

@@ -5,8 +5,8 @@ out. The rules (each is there because something is lost or doubled without it):
 
 - numbers rise from 1 and are never given out twice in one incarnation;
 - a number is *held* from its allotment until its outcome is known and every step it brought is settled;
-- the heartbeat carries the oldest held number, or the next one to be given when none is held; receipts below it
-  count as lost;
+- the heartbeat carries the next number to be given and all held ones; a receipt below the next one that is not among
+  the held ones is nobody's, whenever its call may commit;
 - the receipt of a call whose steps are all settled is named, once, in the next call, and deleted by it; a step whose
   outcome was answered *busy* is not settled.
 """
@@ -76,10 +76,10 @@ class CallLedger:
                 del self._held[number]
                 self._finished.append(number)
 
-    def oldest(self) -> int:
-        """What a heartbeat carries: the oldest number held, or the next to be given."""
+    def standing(self) -> tuple[int, list[int]]:
+        """What a heartbeat carries: the next number to be given, and those held below it, oldest first."""
         with self._lock:
-            return next(iter(self._held), self._next)
+            return self._next, list(self._held)
 
     @property
     def held(self) -> int:

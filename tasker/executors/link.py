@@ -13,7 +13,7 @@ import psycopg
 from tasker.database import functions, work
 from tasker.database.calls import Call, run
 from tasker.database.connection import Database, is_connection_lost
-from tasker.errors import EmbeddedServerError, TaskerError
+from tasker.errors import CircuitOpen, EmbeddedServerError, TaskerError
 from tasker.resilience.circuits import Circuit
 from tasker.resilience.reconnecting import retry_connection
 
@@ -128,8 +128,8 @@ class Link:
         def is_lost(error: BaseException) -> bool:
             if transient and is_transient(error):
                 return statement_timeout_ms is None or sqlstate_of(error) != _CANCELLED
-            if isinstance(error, EmbeddedServerError):
-                return True  # it may still be recovering from a crash
+            if isinstance(error, EmbeddedServerError | CircuitOpen):
+                return True  # it may still be recovering from a crash; others found it away
             return is_connection_lost(error) and not is_hopeless(error)
 
         try:

@@ -208,6 +208,13 @@ class StepRunner:
             (started,) = self._ask(functions.mark_steps_started(request))["started"]
         except ExecutorLost:
             return False
+        except GaveUp:
+            raise  # given back with all else that runs
+        except Exception:
+            # It has not started, and nobody else would speak for it: given back, which also takes away a mark.
+            if self._held.settle(step):
+                self._way_back.give_back([step])
+            raise
         if not started and self._held.settle(step):
             step.incarnation.ledger.settled(step.call_no)
             self._counters.add(stale=1)

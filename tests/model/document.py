@@ -30,8 +30,8 @@ tests in `tests/unit/model` check both, and that this page says what the models 
 writes it.
 
 Rules up to 22 come from an earlier model, of single steps; those that appear here are proven again, in a larger
-world. Rules marked *design* are for what is not built yet: whoever builds it has them to keep. Rules marked *not yet*
-are broken by the engine today.
+world. Rules marked *design* are for what is not built yet: whoever builds it has them to keep. One marked *not yet*
+would be broken by the engine today.
 """
 
 

@@ -236,7 +236,7 @@ RULES = (
         30,
         "Only an executor that was marked as lost costs its steps a loss. An absent one said good-bye.",
         "counts a loss although no executor died",
-        kept="not yet",
+        kept="yes",
     ),
     Rule(
         "new_uuid",

@@ -172,7 +172,8 @@ BUDGETS = Check(
         JOIN (SELECT x.task_uuid, x.position, x.map_index,
                      count(*) FILTER (WHERE x.to_state = 'in_progress')
                      - count(*) FILTER (WHERE x.from_state = 'in_progress' AND x.to_state = 'enqueued'
-                                          AND x.reason IN ('released', 'executor_lost', 'answer_lost')) AS attempts,
+                                          AND x.reason IN ('released', 'executor_lost', 'executor_left',
+                                                           'answer_lost')) AS attempts,
                      count(*) FILTER (WHERE x.reason = 'executor_lost' OR x.to_state = 'error'
                                         AND x.reason IN ('poison', 'outcome_unknown')) AS losses
               FROM tasker.workflow_step_transitions AS x

@@ -24,7 +24,7 @@ _COLUMNS = told(
 )
 
 _DATES = told(
-    ("t.created_at > $now + interval '1 minute'", "format('created in the future, at %s', t.created_at)"),
+    ("t.created_at > $moment + interval '1 minute'", "format('created in the future, at %s', t.created_at)"),
     (
         "t.admitted_at < t.created_at",
         "format('admitted at %s, before it was created at %s', t.admitted_at, t.created_at)",
@@ -33,7 +33,7 @@ _DATES = told(
         "t.finished_at < greatest(t.created_at, t.admitted_at)",
         "format('finished at %s, before it was created or admitted', t.finished_at)",
     ),
-    ("t.finished_at > $now + interval '1 minute'", "format('finished in the future, at %s', t.finished_at)"),
+    ("t.finished_at > $moment + interval '1 minute'", "format('finished in the future, at %s', t.finished_at)"),
     (
         "t.finalized_at < t.finished_at",
         "format('finalized at %s, before it finished at %s', t.finalized_at, t.finished_at)",

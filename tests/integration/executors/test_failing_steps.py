@@ -266,3 +266,30 @@ def test_a_step_that_must_not_run_twice_is_marked_before_it_runs(engine: Engine)
     assert len(marks) == 1
     assert marks[0] is not None
     assert engine.step(task)["state"] == "error"
+
+
+def test_a_start_mark_that_the_server_fails_to_write_is_tried_again(engine: Engine) -> None:
+    runs: list[int] = []
+
+    def handler(ctx: Any) -> Any:
+        runs.append(ctx.attempt)
+        return {}
+
+    engine.workflow({"name": "only", "handler": handler, "retryable": False, "timeout_seconds": 60})
+    mark = engine.value("SELECT pg_get_functiondef(to_regprocedure('tasker.mark_steps_started(jsonb)'))")
+    engine.connection.execute(
+        """CREATE OR REPLACE FUNCTION tasker.mark_steps_started(request jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+           BEGIN RAISE EXCEPTION 'could not write to file: Disk quota exceeded' USING ERRCODE = 'XX000'; END $$"""
+    )
+    (task,) = engine.create()
+    executor = engine.executor()
+    loop = engine.loop(executor)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    wait_for(lambda: executor.counters.snapshot().get("released"), "the step to be given back")
+    engine.connection.execute(mark)
+    wait_for(lambda: engine.step(task)["state"] == "complete", "its end")
+    engine.stop.set()
+    thread.join(20)
+    loop.close()
+    assert (runs, engine.step(task)["attempts"]) == ([1], 1)

@@ -252,3 +252,19 @@ def test_the_celery_task_of_a_cancelled_step_is_revoked(
     run(core)
 
     assert revoked == [f"{answer['step_uuid']}:{answer['fence']}"]
+
+
+def test_a_result_waits_for_a_task_that_somebody_keeps_locked_however_often_it_is_looked_at(
+    engine: Engine, core: OrchestrationCore
+) -> None:
+    task, answer = _delegated(engine, core)
+    send(engine, STEP_RESULTS, {**answer, "status": "complete", "results": {"paid": 7}})
+    with engine.database.connect(application_name="user") as user, user.transaction():
+        user.execute("SELECT FROM tasker.tasks WHERE task_uuid = %s FOR UPDATE", (task,))
+        for _ in range(8):  # more often than a message may be received
+            run(core, ExecutorKind.STEP_RESULT_PROCESSOR)
+            assert engine.value("SELECT max(read_ct) FROM pgmq.q_orchestration_step_results") == 0
+            engine.connection.execute("UPDATE pgmq.q_orchestration_step_results SET vt = clock_timestamp()")
+    run(core, ExecutorKind.STEP_RESULT_PROCESSOR)
+    assert dead_letters(engine) == []
+    assert engine.step(task)["state"] == "complete"
