@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 
 SAMPLES_FOR_A_FIRST_REPORT = 1
-"""An unknown duration counts as a whole claim's budget, so that such a step is claimed alone: in a wide workflow, where each
-step has its own average and runs once per task, waiting for more would keep whole tasks at one step a claim."""
+"""An unknown duration counts as a whole claim's budget, so that such a step is claimed alone. In a wide workflow, where
+each step has its own average and runs once per task, waiting for more would keep whole tasks at one step a claim."""
+
 WEIGHT = 0.1
 """Of a new sample, once the average rests on enough of them."""
 
