@@ -63,6 +63,33 @@ class Result:
     failed: bool = False
 
 
+def ask(stage: Stage, actor: Actor, core: Core, turn: int = 0) -> Result:
+    """Make a call; a refusal of the engine is an answer, any other error of the server is not."""
+    try:
+        if core.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+            raw = actor.call(stage, core, turn)
+        else:
+            with core.connection.transaction():
+                raw = actor.call(stage, core, turn)
+    except psycopg.Error as error:
+        if (error.sqlstate or "").startswith("TK"):
+            return Result(str(error.sqlstate), refused=True)
+        return Result(f"{error.sqlstate}: {error}".strip(), failed=True)
+    return Result(stage.named(orjson.dumps(_essence(raw), option=orjson.OPT_SORT_KEYS, default=str).decode()), raw)
+
+
+def ask_in_vain(stage: Stage, actor: Actor, core: Core) -> Result:
+    """Make a call and undo it at once."""
+    with core.connection.transaction(force_rollback=True):
+        return ask(stage, actor, core)
+
+
+def record(stage: Stage, actor: Actor, result: Result) -> None:
+    """Take note of the effects of a call that was committed."""
+    if actor.counts and isinstance(result.raw, dict):
+        stage.count_effects(result.raw["outcomes"], result.raw["outcomes"])
+
+
 @dataclass
 class Order:
     """What came of calls, made in some order: their answers, and the state they left."""
@@ -107,6 +134,7 @@ class Lane:
         self.driver = self.core.executor("shop_queue", "stock_queue")
         self.core.rows_affected("UPDATE tasker.executors SET worker = 'driver'")
         self.one, self.two, self.holder = (Session(self.url) for _ in range(3))
+        self.pids = [self.one.pid, self.two.pid, self.holder.pid]
 
     def close(self) -> None:
         for session in (self.one, self.two, self.holder):
@@ -115,46 +143,28 @@ class Lane:
 
     # -- calls ----------------------------------------------------------------------------------------------------
 
-    def ask(self, stage: Stage, actor: Actor, core: Core, turn: int = 0) -> Result:
-        """Make a call; a refusal of the engine is an answer, any other error of the server is not."""
-        try:
-            if core.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
-                raw = actor.call(stage, core, turn)
-            else:
-                with core.connection.transaction():
-                    raw = actor.call(stage, core, turn)
-        except psycopg.Error as error:
-            if (error.sqlstate or "").startswith("TK"):
-                return Result(str(error.sqlstate), refused=True)
-            return Result(f"{error.sqlstate}: {error}".strip(), failed=True)
-        return Result(stage.named(orjson.dumps(_essence(raw), option=orjson.OPT_SORT_KEYS, default=str).decode()), raw)
-
     def ask_again(self, stage: Stage, actor: Actor, core: Core) -> Result:
         """Make a call once more, when messages that were put back show again."""
         core.connection.execute(SHOW_AGAIN)
-        return self.ask(stage, actor, core, 1)
-
-    def ask_in_vain(self, stage: Stage, actor: Actor, core: Core) -> Result:
-        """Make a call and undo it at once."""
-        with core.connection.transaction(force_rollback=True):
-            return self.ask(stage, actor, core)
+        return ask(stage, actor, core, 1)
 
     def start(
-        self, stage: Stage, actor: Actor, session: Session, ask: Callable[..., Result] | None = None
+        self, stage: Stage, actor: Actor, session: Session, how: Callable[..., Result] | None = None
     ) -> tuple[concurrent.futures.Future[Result], bool]:
         """Begin a call in its thread, and wait until it ends or waits for a lock; whether it waits."""
-        future = session.thread.submit(ask or self.ask, stage, actor, session.core)
+        future = session.thread.submit(how or ask, stage, actor, session.core)
         deadline = time.monotonic() + 20
         while not concurrent.futures.wait([future], 0.0005).done:
-            if self.core.one("SELECT cardinality(pg_blocking_pids(%s)) > 0", session.pid):
+            # Only for others of this lane: commits that notify wait for one another on the whole server.
+            if self.core.one("SELECT pg_blocking_pids(%s) && %s::integer[]", session.pid, self.pids):
                 return future, True
             assert time.monotonic() < deadline, f"{actor.name} neither ended nor waits for a lock"
         return future, False
 
     # -- races ----------------------------------------------------------------------------------------------------
 
-    def set_stage(self, situation: str, *actors: Actor) -> Stage:
-        stage = Stage(self.core, situation)
+    def set_stage(self, situation: str, *actors: Actor, count: int = 2) -> Stage:
+        stage = Stage(self.core, situation, count)
         for prepare in dict.fromkeys(actor.prepare for actor in actors):
             if prepare is not None:
                 prepare(stage)
@@ -163,12 +173,11 @@ class Lane:
     def tried(self, stage: Stage, *actors: Actor) -> Order:
         """What calls answer one after the other, and the state they leave; undone."""
         with undone(self.one) as core:
-            return Order([self.ask(stage, actor, core).said for actor in actors], stage.digest(core))
+            return Order([ask(stage, actor, core).said for actor in actors], stage.digest(core))
 
     def race(self, situation: str, one: Actor, two: Actor, *, thorough: bool = False, gated: bool = True) -> None:
         """All forms of the race of two calls in one situation; ``gated``: also from the middle of a call."""
-        stage: Stage | None = self.set_stage(situation, one, two)
-        assert stage is not None
+        stage = self.set_stage(situation, one, two)
         legal = [self.tried(stage, one, two), self.tried(stage, two, one).swapped()]
         pairs = [(one, two, legal)] if one is two else [(one, two, legal), (two, one, [o.swapped() for o in legal])]
         gates = []
@@ -177,10 +186,10 @@ class Lane:
             gates += self.stop_halfway(stage, first, second) if gated else []
         for first, second, orders in pairs:
             for gate in [None, *gates] if thorough else [None]:
-                stage = stage or self.set_stage(situation, one, two)
+                if stage.is_over:
+                    stage = self.set_stage(situation, one, two)
                 self.commit(stage, first, second, orders, gate)
                 self.end(stage, f"{situation}: {first.name} | {second.name}")
-                stage = None
 
     def commit(self, stage: Stage, first: Actor, second: Actor, legal: list[Order], gate: str | None) -> None:
         """The first call's transaction stays open until the second call ends or waits; then it commits.
@@ -189,7 +198,7 @@ class Lane:
         """
         if gate is None:
             with self.one.core.connection.transaction():
-                said = self.ask(stage, first, self.one.core)
+                said = ask(stage, first, self.one.core)
                 future, waits = self.start(stage, second, self.two)
         else:
             with self.shut(stage, gate):
@@ -199,7 +208,7 @@ class Lane:
         answered = future.result(20)
         for actor, result in ((first, said), (second, answered)):
             self.check(f"{stage.situation}: {first.name} | {second.name}", actor, result)
-            self.record(stage, actor, result)
+            record(stage, actor, result)
         how = "waited" if waits else "passed"
         found = Order([said.said, answered.said], stage.digest())
         if any(found.is_like(order) for order in legal):
@@ -208,9 +217,9 @@ class Lane:
             for actor, session, needed in ((second, self.two, True), (first, self.one, gate is not None)):
                 if needed and actor.comes_again and (how != "came again" or not left(found, legal)):
                     how = "came again"
-                    self.record(stage, actor, self.ask_again(stage, actor, session.core))
+                    record(stage, actor, self.ask_again(stage, actor, session.core))
                     found.state = stage.digest()
-            if how != "came again" or not left(found, legal):
+            if not (left_by_row(found, legal) if gate else how == "came again" and left(found, legal)):
                 self.blame(stage, f"behind {gate}" if gate else "committed", first, second, found, legal)
         self.races[how if gate is None else f"{how}, in the middle"] += 1
 
@@ -222,7 +231,7 @@ class Lane:
         alone = self.alone(stage, second)
         with undone(self.two) as core:
             with undone(self.one):
-                self.ask(stage, first, self.one.core)
+                ask(stage, first, self.one.core)
                 future, waits = self.start(stage, second, self.two)
             found = Order([future.result(20).said], stage.digest(core))
             how = "waited" if waits else "passed"
@@ -251,10 +260,10 @@ class Lane:
             if not self.stops.get((stage.situation, first.name, gate), True):
                 continue
             with self.shut(stage, gate):
-                futures = [self.start(stage, first, self.one, self.ask_in_vain)]
+                futures = [self.start(stage, first, self.one, ask_in_vain)]
                 self.stops[stage.situation, first.name, gate] = futures[0][1]
                 if futures[0][1]:
-                    futures.append(self.start(stage, second, self.two, self.ask_in_vain))
+                    futures.append(self.start(stage, second, self.two, ask_in_vain))
                     self.races[f"{'waited' if futures[1][1] else 'passed'} in the middle"] += 1
                     stopping.append(gate)
             for actor, (future, _) in zip((first, second), futures, strict=False):
@@ -277,11 +286,6 @@ class Lane:
         """Run the stage to its end, and note what is wrong."""
         self.driver.heartbeat()
         self.problems += [f"{what}: {problem}" for problem in stage.end(self.driver)]
-
-    def record(self, stage: Stage, actor: Actor, result: Result) -> None:
-        """Take note of the effects of a call that was committed."""
-        if actor.counts and isinstance(result.raw, dict):
-            stage.count_effects(result.raw["outcomes"], result.raw["outcomes"])
 
     def blame(self, stage: Stage, how: str, first: Actor, second: Actor, found: Order, legal: list[Order]) -> None:
         told = "; or ".join(found.differs_from(order) for order in legal)
@@ -311,6 +315,22 @@ def is_refusal(said: str) -> bool:
 def left(found: Order, legal: list[Order]) -> bool:
     """Whether the state is that of one of the orders."""
     return any(found.state == order.state for order in legal)
+
+
+def left_by_row(found: Order, legal: list[Order]) -> bool:
+    """Whether the state of every task and step is that of one of the orders: halfway, calls on many rows may cross."""
+    states = [_by_row(order.state) for order in legal]
+    return all(any(row == state.get(key) for state in states) for key, row in _by_row(found.state).items())
+
+
+def _by_row(state: str) -> dict[str, Any]:
+    """Tasks, and steps with their timers, by name; and what is of neither."""
+    found = orjson.loads(state)
+    timers = {f"{task} {position}": timer for task, position, *timer in found["timers"] or []}
+    rows: dict[str, Any] = {task: row for task, *row in found["tasks"] or [] if task.startswith("task")}
+    for task, position, *row in found["steps"] or []:
+        rows[f"{task} {position}"] = [row, timers.get(f"{task} {position}")]
+    return rows | {kind: found[kind] for kind in ("executors", "messages", "registers")}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Before and after it the database holds no unfinished work, so calls that take wh
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections import Counter
@@ -29,14 +30,15 @@ _GRAPH = {"a": [], "b": [], "c": ["a", "b"]}
 
 def define(core: Core) -> None:
     """Register the workflows of all situations, once for a database."""
-    for name, step, more in (
-        ("plain", {"max_attempts": 2}, {}),
-        ("once", {"retryable": False}, {}),
-        ("delegated", {"max_attempts": 2, "delegated": True, "timeout_seconds": 60}, {}),
-        ("checked", {"max_attempts": 2}, {"input_schema": {"type": "object"}}),
-    ):
-        steps = {"b": {"namespace": "stock", "delegated": False}, "c": {"delegated": False}}
-        core.register(name, _GRAPH, step=step, steps=steps, has_after_work=True, **more)
+    workflows: dict[str, dict[str, Any]] = {
+        "plain": {"step": {"max_attempts": 2}},
+        "once": {"step": {"retryable": False}},
+        "delegated": {"step": {"max_attempts": 2, "delegated": True, "timeout_seconds": 60}},
+        "checked": {"step": {"max_attempts": 2}, "input_schema": {"type": "object"}},
+    }
+    steps: dict[str, dict[str, Any]] = {"b": {"namespace": "stock", "delegated": False}, "c": {"delegated": False}}
+    for name, more in workflows.items():
+        core.register(name, _GRAPH, steps=steps, has_after_work=True, **more)
 
 
 class Holder:
@@ -51,8 +53,15 @@ class Holder:
     def uuid(self) -> str:
         return self.worker.uuid
 
+    def without_session(self) -> Holder:
+        """A copy that another process may have."""
+        there = copy.copy(self)
+        there.worker = copy.copy(self.worker)
+        there.worker.core = None  # type: ignore[assignment]
+        return there
+
     def claim(self) -> None:
-        self.held = self.worker.claim(10)
+        self.held = self.worker.claim(50)
         assert self.held
 
     def next_call(self, turn: int) -> int:
@@ -62,16 +71,18 @@ class Holder:
 
 @dataclass
 class Stage:
-    """Two tasks in one situation, who holds what of them, and names for all that has an id."""
+    """Tasks in one situation (two, or "count"), who holds what of them, and names for all that has an id."""
 
     core: Core
     situation: str
+    count: int = 2
     tag: str = ""
     tasks: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     prepared: dict[str, Any] = field(default_factory=dict)
     effects: Counter[tuple[str, int]] = field(default_factory=Counter)
     alone: dict[str, Any] = field(default_factory=dict)
+    is_over: bool = False
 
     def __post_init__(self) -> None:
         self.tag = f"n{next(_numbers)}"
@@ -83,7 +94,7 @@ class Stage:
         self.labels |= {uuid: f"task {number}" for number, uuid in enumerate(self.tasks, 1)}
 
     def create(self, name: str, **request: Any) -> None:
-        self.tasks = sorted(self.core.create(name, 2, **request))
+        self.tasks = sorted(self.core.create(name, self.count, **request))
 
     def step(self, task: int, position: int) -> Step:
         """Where a step is; its fence is that of whoever was given it."""
@@ -125,6 +136,7 @@ class Stage:
     def end(self, driver: Worker) -> list[str]:
         """Let time pass and run everything to its end; returns what is wrong then."""
         core = self.core
+        self.is_over = True
         core.move_clock(86400)
         core.connection.execute(_TIME_PASSES.encode())
         for _ in range(8):
@@ -196,7 +208,8 @@ SELECT json_build_object(
         FROM tasker.step_claims AS c
         CROSS JOIN LATERAL unnest(c.task_uuids, c.positions, c.fences) AS k(task_uuid, p, fence)),
     'executors', (SELECT json_agg(json_build_array(
-            e.executor, e.lost_at IS NOT NULL, e.stop_requested, e.idle, e.oldest_call_no)
+            e.executor, e.lost_at IS NOT NULL, e.stop_requested, e.idle, e.oldest_call_no,
+            e.next_call_no, e.held_calls)
             ORDER BY array_position(%(executors)s::text[], e.executor::text))
         FROM tasker.executors AS e WHERE e.executor::text = ANY (%(executors)s)),
     'letters', (SELECT json_agg(json_build_array(d.kind, d.task_uuid, d.position, d.reason, d.resolution)

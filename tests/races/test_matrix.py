@@ -10,13 +10,14 @@ import itertools
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import orjson
 import pytest
 
 from tasker.database.roles import GRANTED_FUNCTIONS
 from tasker.database.scratch import ScratchDatabases
-from tests.races.actors import ACTORS, BYSTANDERS, Actor
+from tests.races.actors import ACTORS, BYSTANDERS, EVERYBODY, Actor
 from tests.races.rounds import Lane
 from tests.races.stages import SITUATIONS
 
@@ -25,7 +26,6 @@ NOT_HERE = {
     "notify": "writes nothing: it wakes listeners",
 }
 """Functions that are not stable, and yet take no part."""
-EVERYBODY = {**ACTORS, **BYSTANDERS}
 T = TypeVar("T")
 Race = tuple[str, Actor, Actor]
 
@@ -35,12 +35,16 @@ class Chart:
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self.changing: dict[str, list[Actor]] = {}
+        self.moving: dict[str, set[str]] = {}
+        """Those that change tasks or steps, not only receipts and registers."""
         in_lanes(lanes, list(SITUATIONS), self._try_all)
 
     def _try_all(self, lane: Lane, situation: str) -> None:
         stage = lane.set_stage(situation, *ACTORS.values())
         before = stage.digest()
-        self.changing[situation] = [actor for actor in ACTORS.values() if lane.alone(stage, actor).state != before]
+        after = {name: lane.alone(stage, actor).state for name, actor in ACTORS.items()}
+        self.changing[situation] = [ACTORS[name] for name, state in after.items() if state != before]
+        self.moving[situation] = {name for name, state in after.items() if tasks_of(state) != tasks_of(before)}
         lane.end(stage, situation)
 
     def races(self, situation: str) -> list[Race]:
@@ -49,16 +53,28 @@ class Chart:
         return [(situation, one, two) for one, two in pairs]
 
     def chosen(self) -> dict[str, list[Race]]:
-        """Each such pair in one of its situations, by situation."""
+        """Each such pair in one of its situations, by situation: where most of the two move a task, if it matters."""
         places: dict[tuple[str, str], list[Race]] = {}
         for situation in SITUATIONS:
             for race in self.races(situation):
                 places.setdefault((race[1].name, race[2].name), []).append(race)
         chosen: dict[str, list[Race]] = {situation: [] for situation in SITUATIONS}
         for names, races in places.items():
+            most = max(self._moved(race) for race in races)
+            races = [race for race in races if self._moved(race) == most]
             race = races[zlib.crc32(" | ".join(names).encode()) % len(races)]
             chosen[race[0]].append(race)
         return chosen
+
+    def _moved(self, race: Race) -> int:
+        situation, one, two = race
+        return (one.name in self.moving[situation]) + (two.name in self.moving[situation])
+
+
+def tasks_of(state: str) -> list[Any]:
+    """What a state says of tasks, steps and their timers."""
+    parts = orjson.loads(state)
+    return [parts["tasks"], parts["steps"], parts["timers"]]
 
 
 def in_lanes(lanes: Sequence[Lane], work: Sequence[T], do: Callable[[Lane, T], object]) -> None:
