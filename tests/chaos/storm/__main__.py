@@ -13,10 +13,12 @@ import logging
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from tests.chaos.storm.kinds import KINDS
 from tests.chaos.storm.server import storm_server
@@ -34,6 +36,9 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where logs of storms with violations are kept")
     parser.add_argument("--revision", help="which code this is; asked of git unless given")
     given = parser.parse_args()
+    # However it is told to stop, processes and the disk go with it.
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     # That connections break is no news here.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     seed = os.environ.get("TASKER_TEST_SEED") or str(random.SystemRandom().randint(0, 2**32))
@@ -65,6 +70,10 @@ def main() -> int:
             given.json.write_text(json.dumps([each.as_json() for each in outcomes], indent=1))
     print(table(outcomes))
     return int(any(outcome.violations for outcome in outcomes))
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _tell(outcome: Outcome) -> None:
