@@ -13,7 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -97,10 +97,9 @@ def test_calls_in_any_order_on_many_tasks_meet_no_deadlock(tasker_database_url: 
     seed = int(os.environ.get("TASKER_TEST_SEED") or random.SystemRandom().randint(0, 2**32))
     print(f"TASKER_TEST_SEED={seed}")
     draw = random.Random(seed)
-    lane = Lane(tasker_database_url)
     calls: Counter[str] = Counter()
     rounds = 0
-    with players(tasker_database_url) as connections:
+    with closing(Lane(tasker_database_url)) as lane, players(tasker_database_url) as connections:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not lane.problems:
             rounds += 1
@@ -122,7 +121,6 @@ def test_calls_in_any_order_on_many_tasks_meet_no_deadlock(tasker_database_url: 
                     if failed:
                         lane.problems.append(f"round {rounds}, {situation}: {drawn}: {name}: {said}")
             lane.end(stage, f"round {rounds}, {situation}: {drawn}")
-    print(f"{rounds} rounds of {PROCESSES} processes: {dict(calls)}")
-    assert lane.problems == []
-    assert lane.core.broken_rules() == []
-    lane.close()
+        print(f"{rounds} rounds of {PROCESSES} processes: {dict(calls)}")
+        assert lane.problems == []
+        assert lane.core.broken_rules() == []
