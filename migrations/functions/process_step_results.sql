@@ -18,7 +18,7 @@ DECLARE
     n_rejected integer := 0;
     settled record;
     late record;
-    answers json := '[]';
+    answers json := '[]'::json;
     finished jsonb := '[]'::jsonb;
     queues text[] := ARRAY[]::text[];
     timed_out jsonb := '[]'::jsonb;
