@@ -60,18 +60,17 @@ def test_the_numbers_that_stand_for_keys_left_out_are_those_of_the_function(func
 
 def test_every_key_of_an_outcome_is_described() -> None:
     text = text_of("settle_outcomes")
-    record = re.search(r"jsonb_to_record\(e\.outcome\) AS x\((.*?)\)", text, re.DOTALL)
+    record = re.search(r"jsonb_to_recordset\(outcomes\) AS \((.*?)\)", text, re.DOTALL)
     assert record is not None
     assert names(OUTCOME) == {column.split()[0] for column in record[1].split(",")}
-    assert names(ERROR) == set(re.findall(r"o_errors\[o\.no\]->>'(\w+)'", text))
+    assert names(ERROR) == set(re.findall(r"\b[dj]\.error->>'(\w+)'", text))
 
 
 def test_every_reason_of_an_answer_is_described() -> None:
     text = text_of("settle_outcomes")
-    reasons = set(re.findall(r"why := '(\w+)'", text))
-    case = re.search(r"why := CASE(.*?)END;", text, re.DOTALL)
+    case = re.search(r"SELECT l\.\*, CASE(.*?)END AS why", text, re.DOTALL)
     assert case is not None
-    reasons |= set(re.findall(r"(?:THEN|ELSE) '(\w+)'", case[1]))
+    reasons = set(re.findall(r"(?:THEN|ELSE) '(\w+)'", case[1]))
     shown = " ".join(cell for row in contract.VERDICTS for cell in row).replace("step_is_…", "step_is_")
     assert [reason for reason in sorted(reasons) if f"`{reason}`" not in shown] == []
     assert len(reasons) == 8
