@@ -6,7 +6,7 @@ ARGS :=
 MINUTES := 10
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-quick test-long test-lowest chaos coverage lint format build docs migrate clean
+.PHONY: help demo test test-quick test-long test-lowest chaos coverage lint format build docs migrate bench bench-full profile clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14

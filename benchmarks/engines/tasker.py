@@ -12,6 +12,7 @@ whenever one has finished. States come without results, so these are read afterw
 
 from __future__ import annotations
 
+import abc
 import sys
 from collections.abc import Sequence
 
@@ -67,9 +68,9 @@ class TaskerEngine(Engine):
             lambda: count_executors(self.place.database_url) >= self.place.workers + 1, "Tasker's executors"
         )
 
+    @abc.abstractmethod
     def start_workers(self) -> None:
         """Start ``place.workers`` step executors and one orchestration loop."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """End the workers."""

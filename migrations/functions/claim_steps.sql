@@ -4,8 +4,9 @@
 -- answer:  call_no, steps[], tasks{}, results{}, templates{}, queue_empty, next_due_seconds, stop_requested
 --
 -- Order of locks: messages SKIP LOCKED, then steps SKIP LOCKED; never a task. Nothing is changed before the receipt is
--- taken: a repeat of this call waits there for the original, and then returns what that one claimed. When there is
--- nothing to take, nothing is written at all.
+-- taken: a repeat of this call that finds steps waits there for the original, and then returns what that one claimed. One that
+-- finds nothing, since the original still has it all locked, claims nothing: the sweep gives back what the original commits
+-- (the heartbeat no longer names the call). When there is nothing to take, nothing is written at all.
 CREATE OR REPLACE FUNCTION tasker.claim_steps(request jsonb) RETURNS json
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
