@@ -12,7 +12,7 @@ mpl.use("Agg")
 mpl.rcParams["svg.hashsalt"] = "tasker"  # the same picture is the same file
 from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen
 
-from benchmarks.report import FLOOR, HOSTED, OURS, Run, Spread, engines, latency, throughput, whole  # noqa: E402
+from benchmarks.reading import FLOOR, HOSTED, OURS, Run, Spread, engines, latency, throughput, whole  # noqa: E402
 
 TASKER, LIMIT, PEER = "#2f6fb0", "#9aa5b1", "#d98032"
 SHAPES = ("linear4", "fan100")

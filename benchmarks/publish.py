@@ -10,7 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.report import TABLES, Run, markdown, origin
+from benchmarks.reading import Run
+from benchmarks.report import TABLES, markdown, origin
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "explanation" / "performance.md"

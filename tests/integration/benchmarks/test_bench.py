@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import inside, report
+from benchmarks import inside, reading
 from benchmarks.engines.base import Place
 from benchmarks.engines.registry import ENGINES, Entry
 from benchmarks.measuring import Measured, measure
@@ -50,17 +50,19 @@ def test_tasker_and_the_floor_run_the_same_tasks_and_every_result_is_checked(ser
     measured = measure(["tasker-bare", "floor"], TINY, servers, workers=1)
     assert measured.failed == {}
     run = as_run(measured, "tasker-bare", "floor")
-    ratio = report.ratio(report.throughput(run, "tasker-bare", "diamond"), report.throughput(run, "floor", "diamond"))
+    ratio = reading.ratio(
+        reading.throughput(run, "tasker-bare", "diamond"), reading.throughput(run, "floor", "diamond")
+    )
     assert ratio is not None
     assert ratio.median > 0
-    assert len(report.latency(run, "tasker-bare", 50)) == 1
-    assert report.latency(run, "floor", 50) == {}
+    assert len(reading.latency(run, "tasker-bare", 50)) == 1
+    assert reading.latency(run, "floor", 50) == {}
     for engine in ("tasker-bare", "floor"):
-        commits = report.per_step(run, engine, "commits", "diamond")
+        commits = reading.per_step(run, engine, "commits", "diamond")
         assert commits is not None
         assert commits.median > 0
-        assert report.cpu(run, engine, "workers", "diamond") is not None
-        memory = report.memory(run, engine)
+        assert reading.cpu(run, engine, "workers", "diamond") is not None
+        memory = reading.memory(run, engine)
         assert memory is not None
         assert memory > 1
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import publish, report
+from benchmarks import publish, reading, report
+from benchmarks.bars import bars
 from benchmarks.profiling import DATABASE, DRIVER, EXECUTOR, HANDLER, IDLE, kind_of, shares
-from benchmarks.report import Spread, percentile
+from benchmarks.reading import Spread, percentile
 
 RECORDED = Path(__file__).parent / "run.json"
 
@@ -22,12 +23,12 @@ def run() -> dict[str, Any]:
     return found
 
 
-def rows(table: report.Table) -> dict[str, list[str]]:
+def rows(table: reading.Table) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in table[2]}
 
 
 def verdicts(run: dict[str, Any]) -> dict[str, str]:
-    return {bar.figure: bar.verdict for bar in report.bars(run)}
+    return {bar.figure: bar.verdict for bar in bars(run)}
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 5), (95, 10), (99, 10), (90, 9), (1, 1)])
@@ -36,7 +37,7 @@ def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed(percent: 
 
 
 def test_throughput_is_steps_by_seconds_of_each_round(run: dict[str, Any]) -> None:
-    assert report.throughput(run, "tasker-hosted", "linear4") == {0: 8000, 1: 10000, 2: 9000}
+    assert reading.throughput(run, "tasker-hosted", "linear4") == {0: 8000, 1: 10000, 2: 9000}
     assert rows(report.throughput_table(run))["tasker-hosted"][0] == "9,000 (8,000–10,000)"
 
 
@@ -54,10 +55,10 @@ def test_latency_is_the_median_of_the_percentiles_of_rounds(run: dict[str, Any])
 
 
 def test_costs_are_given_for_a_step_and_for_a_thousand(run: dict[str, Any]) -> None:
-    assert report.cpu(run, "tasker-hosted", "workers") == Spread(0.05, 0.05, 0.05)
-    assert report.cpu(run, "tasker-hosted", "servers") == Spread(0.125, 0.125, 0.125)
-    assert report.per_step(run, "tasker-hosted", "commits") == Spread(0.04, 0.04, 0.04)
-    assert report.per_step(run, "celery-redis", "commits") is None
+    assert reading.cpu(run, "tasker-hosted", "workers") == Spread(0.05, 0.05, 0.05)
+    assert reading.cpu(run, "tasker-hosted", "servers") == Spread(0.125, 0.125, 0.125)
+    assert reading.per_step(run, "tasker-hosted", "commits") == Spread(0.04, 0.04, 0.04)
+    assert reading.per_step(run, "celery-redis", "commits") is None
     assert rows(report.cost_table(run))["tasker-hosted"][3:6] == ["0.0125", "230", "0.05"]
 
 
