@@ -32,6 +32,7 @@ def violations(settings: Settings) -> Iterator[Violation]:
     yield from _database(settings)
     yield from _messages(settings)
     yield from _sizes(settings)
+    yield from _celery_steps(settings)
 
 
 def _liveness(settings: Settings) -> Iterator[Violation]:
@@ -125,4 +126,14 @@ def _sizes(settings: Settings) -> Iterator[Violation]:
         yield Violation(
             ("system.backoff.base_seconds", "system.backoff.max_seconds"),
             f"must not be above system.backoff.max_seconds ({system.backoff.max_seconds:g})",
+        )
+
+
+def _celery_steps(settings: Settings) -> Iterator[Violation]:
+    steps = settings.engine.celery_steps
+    if steps.result_backend is not None and not steps.is_other_app:
+        yield Violation(
+            ("engine.celery_steps.result_backend", "engine.celery_steps.broker_url"),
+            "means nothing without engine.celery_steps.broker_url or config_module: steps go through Tasker's own"
+            " Celery app, whose result_backend stands in celeryconfig.py",
         )

@@ -20,6 +20,8 @@ MAX_STEPS = 65_534
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _DATABASE_URL = re.compile(r"(postgres|postgresql)(\+\w+)?://\S*|.*\b(host|dbname|service|user|port)\s*=.*", re.DOTALL)
+_ANY_URL = re.compile(r"[A-Za-z][\w+.-]*://\S*")
+_BROKER_URL_ALLOWED = "a URL such as redis://host:6379/0"
 
 
 def _refuse(allowed: str) -> PydanticCustomError:
@@ -59,6 +61,12 @@ def _path(value: object) -> object:
 def _url(value: str) -> str:
     if not _DATABASE_URL.fullmatch(value):
         raise _refuse("a PostgreSQL URL such as postgresql://user:password@host:5432/database")
+    return value
+
+
+def _broker_url(value: str) -> str:
+    if not _ANY_URL.fullmatch(value):
+        raise _refuse(_BROKER_URL_ALLOWED)
     return value
 
 
@@ -261,6 +269,48 @@ class EngineSettings(Section):
     identity_strategy: Literal["strict", "caller_provided", "always_unique"] | None = Field(
         None,
         description="When two tasks are the same: equal context (strict), equal key (caller_provided), never"
+class CeleryStepsSettings(Section):
+    """The Celery app that steps which are Celery tasks are sent through: Tasker's own, unless another is named."""
+
+    broker_url: Annotated[str, AfterValidator(_broker_url)] | None = Field(
+        None,
+        repr=False,
+        description="Broker of the workers that run Celery tasks as steps; unset means the broker of Tasker's own"
+        " workers, or what config_module says.",
+        json_schema_extra={"secret": True, "allowed": _BROKER_URL_ALLOWED},
+    )
+    result_backend: Annotated[str, AfterValidator(_broker_url)] | None = Field(
+        None,
+        repr=False,
+        description="Result backend of those workers, where Tasker reads why a task failed; unset means what"
+        " config_module says, or none.",
+        json_schema_extra={"secret": True, "allowed": "a URL such as redis://host:6379/1"},
+    )
+    config_module: Annotated[str, AfterValidator(_module)] | None = Field(
+        None,
+        description="Module of plain Celery settings for sending those tasks (routes, queues, transport options).",
+        json_schema_extra={
+            "derived": "none",
+            "allowed": "the dotted name of a Python module, such as shop.celeryconfig",
+        },
+    )
+    callback_queue: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        "tasker_step_results",
+        description="Queue on that broker by which outcomes come back; workers of the queue orchestration read it.",
+        json_schema_extra={"allowed": "a Celery queue's name"},
+    )
+    terminate: bool = Field(
+        False,
+        description="End the process of a step's Celery task when the step is over before it: cancelled, resolved or"
+        " timed out. Steps may say otherwise.",
+    )
+
+    @property
+    def is_other_app(self) -> bool:
+        """Whether steps are sent through another app than Tasker's own."""
+        return self.broker_url is not None or self.config_module is not None
+
+
         " (always_unique). Unset: by key where one is given, else never. Templates may say otherwise.",
         json_schema_extra={"derived": "by key where one is given, else never"},
     )
@@ -279,6 +329,7 @@ class PgmqSettings(Section):
         description="Processes LISTEN for notifications; false (for session-less poolers) leaves polling alone.",
     )
     max_message_bytes: Bytes = Field(2_097_152, description="Largest message that is sent or accepted.")
+    celery_steps: CeleryStepsSettings = CeleryStepsSettings()
     visibility_timeout_seconds: WholeSeconds = Field(
         60, description="A message that is read before it is deleted comes back after this time."
     )

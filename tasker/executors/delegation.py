@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tasker.errors import PermanentError, RetryableError
 from tasker.executors import outcomes
 from tasker.executors.held import HeldStep
 from tasker.executors.outcomes import Outcome
 from tasker.executors.preparing import Preparer
+from tasker.workflows.celery_calls import CeleryCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,7 @@ class DelegatedStep:
     Attributes:
         celery_task: name of the task.
         celery_id: its id, ``{step_uuid}:{fence}``: a repeated send is the same task.
-        args: positional arguments.
-        kwargs: keyword arguments.
-        queue: Celery queue; ``None`` leaves it to Celery's routing.
+        call: its arguments, and how it is sent.
         executor: who delegated it; outcomes name it.
         task_uuid: the workflow run.
         step_uuid: the step.
@@ -34,9 +32,7 @@ class DelegatedStep:
 
     celery_task: str
     celery_id: str
-    args: list[Any]
-    kwargs: dict[str, Any]
-    queue: str | None
+    call: CeleryCall
     executor: str
     task_uuid: str
     step_uuid: str
@@ -86,13 +82,10 @@ class Delegation:
                 f"step {step.template.name} is marked as a Celery task, but its handler {handler.name} is none",
                 code="bad_handler",
             )
-        call = handler.celery_call(self._preparer.context(step))
         return DelegatedStep(
             celery_task=handler.celery_task,
             celery_id=f"{step.step_uuid}:{step.fence}",
-            args=call.args,
-            kwargs=call.kwargs,
-            queue=call.queue,
+            call=handler.celery_call(self._preparer.context(step)),
             executor=step.incarnation.executor,
             task_uuid=step.task_uuid,
             step_uuid=step.step_uuid,

@@ -21,17 +21,21 @@ from tasker.database import coordination
 from tasker.database.calls import run
 from tasker.database.connection import Database
 from tasker.errors import TaskerError
+from tasker.hosting.callbacks import CallbackReceiver
+from tasker.hosting.delegation import CelerySteps, StepApp
 from tasker.hosting.host import WorkerHost, add_host, find_host
-from tasker.hosting.pools import FIT, SOLO, add_slots, pool_of, refuse_unfit, slots_of
+from tasker.hosting.pools import FIT, PREFORK, SOLO, add_slots, pool_of, refuse_unfit, slots_of
 from tasker.hosting.process import ProcessCore
 from tasker.hosting.quiet import quieten_solo
 from tasker.hosting.registration import Registration
 from tasker.hosting.resident import RUN_EXECUTORS, ResidentExecutors
 from tasker.hosting.roles import ORCHESTRATION_QUEUE, Role, roles_of
+from tasker.hosting.side_connection import SideConnection
 from tasker.hosting.steps import HostExecutors, StopExecutors
 from tasker.hosting.tasks import Tasks
 from tasker.messaging.client import PgmqClient
 from tasker.messaging.queues import STEP_RESULTS
+from tasker.resilience.answer_timeout import hurry_no_more, hurry_when
 
 if TYPE_CHECKING:
     from tasker.client.tasker import Tasker
@@ -50,12 +54,17 @@ class Hosting:
     Args:
         app: the app.
         make_core: builds the core of a process.
+        steps: sends steps that are Celery tasks.
     """
 
-    def __init__(self, app: Celery, make_core: Callable[[], OrchestrationCore]) -> None:
+    def __init__(self, app: Celery, make_core: Callable[[], OrchestrationCore], steps: CelerySteps) -> None:
         self.app = app
         self.process = ProcessCore(make_core)
+        self.steps = steps
         self._registrations: dict[str, Registration] = {}
+        self._receivers: dict[str, CallbackReceiver] = {}
+        # Of the main process of a worker that forks.
+        self._side: SideConnection | None = None
         self._settings: Settings | None = None
         self._database_url = ""
         # As the program's command line says; a worker that is embedded in another program has none.
@@ -78,9 +87,17 @@ class Hosting:
         self.app.send_task(RUN_EXECUTORS, (kind, list(namespaces)), queue=queue, expires=expires_seconds)
 
     def post(self, outcome: Mapping[str, Any]) -> None:
-        """Send the outcome of a delegated step to those who process it."""
-        core = self.process.get()
-        PgmqClient(core.database, core.settings.pgmq).send(STEP_RESULTS, dict(outcome))
+        """Send the outcome of a delegated step to those who process it.
+
+        Raises:
+            psycopg.OperationalError: the database cannot be reached.
+        """
+        if self._side is not None and self._side.is_ours and self._settings is not None:
+            # A child was killed, and its parent says so: no core of its own, whose threads a fork would leave behind.
+            PgmqClient(self._side, self._settings.pgmq).send(STEP_RESULTS, dict(outcome))
+        else:
+            core = self.process.get()
+            PgmqClient(core.database, core.settings.pgmq).send(STEP_RESULTS, dict(outcome))
 
     # -- a worker's life ------------------------------------------------------------------------------------------
 
@@ -115,6 +132,8 @@ class Hosting:
         if pool == SOLO:
             quieten_solo()
         add_host(host)
+        # Inherited by the pool's processes: none of them shall wait long for a database once the worker is to end.
+        hurry_when(host.stop.is_set)
 
     def on_ready(self, consumer: Any) -> None:
         """The worker consumes: register it, and heed what namespaces there are from now on."""
@@ -137,6 +156,10 @@ class Hosting:
             on_namespaces=on_namespaces,
         )
         registration.start()
+        if host.pool == PREFORK:
+            self._side = self._side_connection(settings)
+        if settings.engine.celery_steps.is_other_app and ORCHESTRATION_QUEUE in queues.consume_from:
+            self._receive(host, settings)
 
     def on_shutdown(self, worker: Any) -> None:
         """The worker's pool has stopped: say good-bye."""
@@ -147,7 +170,29 @@ class Hosting:
         registration = self._registrations.pop(host.hostname, None)
         if registration is not None:
             registration.end()
+        receiver = self._receivers.pop(host.hostname, None)
+        if receiver is not None:
+            receiver.end()
         self.process.close()
+        hurry_no_more(host.stop.is_set)
+
+    def _receive(self, host: WorkerHost, settings: Settings) -> None:
+        """Read the callbacks of tasks that were sent through another app."""
+        source = self._side_connection(settings)
+
+        def post(outcome: Mapping[str, Any]) -> None:
+            PgmqClient(source, settings.pgmq).send(STEP_RESULTS, dict(outcome))
+
+        self.steps.target  # noqa: B018  (made here, not by a thread that a fork might catch at it)
+        receiver = self._receivers[host.hostname] = CallbackReceiver(
+            self.steps, post, max_result_bytes=settings.system.max_result_bytes, stop=host.stop
+        )
+        receiver.start()
+
+    def _side_connection(self, settings: Settings) -> SideConnection:
+        return SideConnection(
+            Database.from_settings(settings.database, self._database_url, application_name="tasker worker")
+        )
 
     def _look(self) -> tuple[Settings, Sequence[str]]:
         """The settings and the namespaces, through a core that is closed again: nothing of it may reach a fork.
@@ -188,16 +233,18 @@ class Hosting:
             residents.assign(roles)
 
 
-def install(app: Celery, make_core: Callable[[], OrchestrationCore]) -> Hosting:
+def install(app: Celery, make_core: Callable[[], OrchestrationCore], steps: CelerySteps | None = None) -> Hosting:
     """Make the workers of ``app`` hosts of executors, and register Tasker's tasks on it. Twice is once.
 
     Args:
         app: a Celery app.
         make_core: builds the core of a process; called on first use in each.
+        steps: sends steps that are Celery tasks; through ``app`` itself when ``None``.
     """
     hosting = _installed.get(app)
     if hosting is None:
-        hosting = _installed[app] = Hosting(app, make_core)
+        steps = steps or CelerySteps(lambda: StepApp(app))
+        hosting = _installed[app] = Hosting(app, make_core, steps)
         Tasks(hosting).register()
         app.steps["worker"].add(StopExecutors)
         app.steps["consumer"].add(HostExecutors)

@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tasker.errors import InvalidRequest
+import psycopg
+
+from tasker.errors import CircuitOpen, InvalidRequest
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.stop import StopSignal
 from tasker.hosting.delegation import (
     STEP_FAILED,
     STEP_SUCCEEDED,
     exception_message,
-    failure_message,
     success_message,
+    unexplained_message,
 )
 from tasker.hosting.host import find_host, host_of
 from tasker.hosting.resident import RUN_EXECUTORS
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 DRAIN_EXECUTOR = "tasker.drain_executor"
 COORDINATOR_TICK = "tasker.coordinator_tick"
 CREATE = "tasker.create"
+
+DATABASE_AWAY = (psycopg.OperationalError, CircuitOpen)
+LONGEST_WAIT_SECONDS = 30
+"""Between two attempts to post an outcome."""
 
 
 class Tasks:
@@ -65,9 +71,14 @@ class Tasks:
             tasks.step_succeeded(result, step=step)
 
         def step_failed(
-            request: Any, error: BaseException | None = None, traceback: Any = None, *, step: Mapping[str, Any]
+            request: Any,
+            error: BaseException | None = None,
+            traceback: Any = None,
+            *,
+            step: Mapping[str, Any],
+            outcome: Mapping[str, Any] | None = None,
         ) -> None:
-            tasks.step_failed(request, error, step=step)
+            tasks.step_failed(request, error, step=step, outcome=outcome)
 
         tasks = self
         # Late, for those that no broker delivered: how their slots learn that they ended. See ExecutorRequest.
@@ -85,8 +96,14 @@ class Tasks:
         # These must happen, and twice does no harm: a task's identity is its message's, an outcome has its fence.
         surely = {"acks_late": True, "reject_on_worker_lost": True}
         task(CREATE, create, bind=True, **surely)
-        task(STEP_SUCCEEDED, step_succeeded, **surely)
-        task(STEP_FAILED, step_failed, **surely)
+        patiently = {
+            "autoretry_for": DATABASE_AWAY,
+            "retry_backoff": True,
+            "retry_backoff_max": LONGEST_WAIT_SECONDS,
+            "max_retries": None,
+        }
+        task(STEP_SUCCEEDED, step_succeeded, **surely, **patiently)
+        task(STEP_FAILED, step_failed, **surely, **patiently)
 
     # -- executors ------------------------------------------------------------------------------------------------
 
@@ -159,7 +176,14 @@ class Tasks:
         core = self._hosting.process.get()
         self._hosting.post(success_message(step, result, max_bytes=core.settings.system.max_result_bytes))
 
-    def step_failed(self, request: Any, error: BaseException | None, *, step: Mapping[str, Any]) -> None:
+    def step_failed(
+        self,
+        request: Any,
+        error: BaseException | None,
+        *,
+        step: Mapping[str, Any],
+        outcome: Mapping[str, Any] | None = None,
+    ) -> None:
         """Post the outcome of a step whose Celery task failed.
 
         Args:
@@ -167,18 +191,18 @@ class Tasks:
                 is in the result backend, if the apps share one.
             error: what the task raised, if that is known.
             step: which run of which step.
+            outcome: what to post, where it is known already.
         """
-        if error is None:
-            found = self._result_of(str(request))
-            error = found if isinstance(found, BaseException) else None
-        self._hosting.post(
-            failure_message(step, "the Celery task failed; no result backend says why", "celery_task_failed")
-            if error is None
-            else exception_message(step, error)
-        )
-
-    def _result_of(self, task_id: str) -> Any:
-        app = self._hosting.app
-        if app.backend.as_uri().startswith("disabled"):
-            return None
-        return app.AsyncResult(task_id).result
+        if outcome is not None:
+            self._hosting.post(outcome)
+        elif error is None:
+            found = self._hosting.steps.error_of(str(request))
+            self._hosting.post(unexplained_message(step) if found is None else exception_message(step, found))
+        else:
+            outcome = exception_message(step, error)
+            try:
+                self._hosting.post(outcome)
+            except DATABASE_AWAY:
+                # Called by the task that failed, so nobody repeats this call. A message can wait.
+                task_id = getattr(request, "id", None)
+                self._hosting.app.send_task(STEP_FAILED, (task_id,), {"step": dict(step), "outcome": outcome})

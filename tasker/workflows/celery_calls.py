@@ -1,22 +1,97 @@
-"""What a delegated step passes to its Celery task: literal arguments, and references into results and context.
+"""What a delegated step passes to its Celery task: arguments, references into results and context, Celery's options.
 
-``handler.initialization`` of a ``celery:`` step holds ``args``, ``kwargs`` and ``queue``. Inside ``args`` and
-``kwargs``, ``{"$result": "charge", "pointer": "/id"}`` stands for a part of a step's result,
-``{"$context": "/order_id"}`` for a part of the context; a JSON pointer that is left out or empty means the whole.
-Without ``args`` and ``kwargs`` the task is called with ``context=`` and ``results=``.
+``handler.initialization`` of a ``celery:`` step holds ``args``, ``kwargs`` and options. Inside ``args`` and ``kwargs``,
+``{"$result": "charge", "pointer": "/id"}`` stands for a part of a step's result, ``{"$context": "/order_id"}`` for a
+part of the context; a JSON pointer that is left out or empty means the whole. Without ``args`` and ``kwargs`` the task
+is called with ``context=`` and ``results=``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from tasker.errors import PermanentError
-from tasker.workflows.problems import did_you_mean
+from tasker.workflows.problems import did_you_mean, one_of
 from tasker.workflows.yaml_source import Path_
 
-_FIELDS = ("args", "kwargs", "queue")
+SERIALIZERS = ("json", "msgpack", "pickle", "yaml")
+MAX_PRIORITY = 255
+
+
+class CeleryOptions(TypedDict, total=False):
+    """How a step's Celery task is sent; Celery's names, and seconds for all durations.
+
+    Attributes:
+        queue: Celery queue to send to; Celery's routing decides when left out.
+        exchange: exchange to publish to; needs a ``routing_key``.
+        routing_key: routing key to publish with.
+        priority: of the message, from 0 to 255; what it means is up to the broker.
+        expires: the task is not begun any more after this many seconds. It never is once the step has timed out.
+        countdown: the task is not begun for this many seconds; the step's timeout includes them.
+        time_limit: the task's process is killed after this many seconds.
+        soft_time_limit: the task is interrupted after this many seconds.
+        ignore_result: whether its workers keep its result from their result backend; Tasker gets it all the same.
+        serializer: how its arguments travel: ``json``, ``msgpack``, ``pickle`` or ``yaml``.
+        terminate: whether its process is ended when the step is over before it: cancelled, resolved or timed out.
+            ``engine.celery_steps.terminate`` decides when left out.
+    """
+
+    queue: str
+    exchange: str
+    routing_key: str
+    priority: int
+    expires: float
+    countdown: float
+    time_limit: float
+    soft_time_limit: float
+    ignore_result: bool
+    serializer: str
+    terminate: bool
+
+
+def _text(what: str) -> Callable[[Any], str | None]:
+    return lambda value: None if isinstance(value, str) and value else f"must be {what}"
+
+
+def _seconds(value: Any) -> str | None:
+    right = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return None if right else "must be a number of seconds above 0"
+
+
+def _flag(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "must be true or false"
+
+
+def _priority(value: Any) -> str | None:
+    right = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_PRIORITY
+    return None if right else f"must be a whole number from 0 to {MAX_PRIORITY}"
+
+
+def _serializer(value: Any) -> str | None:
+    return None if value in SERIALIZERS else f"must be {one_of(SERIALIZERS)}"
+
+
+_OPTIONS: dict[str, Callable[[Any], str | None]] = {
+    "queue": _text("the name of a Celery queue"),
+    "exchange": _text("the name of an exchange"),
+    "routing_key": _text("a routing key"),
+    "priority": _priority,
+    "expires": _seconds,
+    "countdown": _seconds,
+    "time_limit": _seconds,
+    "soft_time_limit": _seconds,
+    "ignore_result": _flag,
+    "serializer": _serializer,
+    "terminate": _flag,
+}
+"""Each option of ``CeleryOptions``, and what says what is wrong with a value of it."""
+
+OPTIONS = tuple(_OPTIONS)
+_FIELDS = ("args", "kwargs", *OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -26,28 +101,52 @@ class CeleryCall:
     Attributes:
         args: its positional arguments.
         kwargs: its keyword arguments.
-        queue: the Celery queue to send it to; ``None`` leaves it to Celery's routing.
+        options: how it is sent; those left out are up to Celery.
     """
 
     args: list[Any]
     kwargs: dict[str, Any]
-    queue: str | None
+    options: CeleryOptions = field(default_factory=CeleryOptions)
 
 
-def check_call(initialization: Mapping[str, Any], depends_on: Sequence[str]) -> Iterator[tuple[Path_, str]]:
-    """What is wrong with the ``initialization`` of a ``celery:`` handler, as paths and messages."""
+def check_call(
+    initialization: Mapping[str, Any], depends_on: Sequence[str], timeout_seconds: float | None = None
+) -> Iterator[tuple[Path_, str]]:
+    """What is wrong with the ``initialization`` of a ``celery:`` handler, as paths and messages.
+
+    Args:
+        initialization: as the template has it.
+        depends_on: names of the steps whose results there are.
+        timeout_seconds: the step's own, if it has one.
+    """
     for name in initialization:
         if name not in _FIELDS:
             yield (name,), f"unknown field of a Celery task's call{did_you_mean(name, _FIELDS)}"
-    args, kwargs, queue = (initialization.get(name) for name in _FIELDS)
+    args, kwargs = initialization.get("args"), initialization.get("kwargs")
     if args is not None and not isinstance(args, list):
         yield ("args",), "must be a list"
     if kwargs is not None and not isinstance(kwargs, dict):
         yield ("kwargs",), "must be a mapping"
-    if queue is not None and (not isinstance(queue, str) or not queue):
-        yield ("queue",), "must be the name of a Celery queue"
+    options = {name: initialization[name] for name in OPTIONS if initialization.get(name) is not None}
+    wrong = [((name,), message) for name, value in options.items() if (message := _OPTIONS[name](value)) is not None]
+    yield from wrong or _between(options, timeout_seconds)
     for path, value in _mappings({"args": args, "kwargs": kwargs}, ()):
         yield from ((path, message) for message in _check_reference(value, depends_on))
+
+
+def _between(options: Mapping[str, Any], timeout_seconds: float | None) -> Iterator[tuple[Path_, str]]:
+    """What contradicts what among options that are right one by one."""
+    if "exchange" in options and "routing_key" not in options:
+        yield ("exchange",), "needs a routing_key"
+    soft, hard = options.get("soft_time_limit"), options.get("time_limit")
+    if soft is not None and hard is not None and soft >= hard:
+        yield ("soft_time_limit",), f"must be below time_limit ({hard:g} s), which kills the task"
+    countdown = options.get("countdown")
+    if countdown is None:
+        return
+    for name, end in (("expires", options.get("expires")), ("the step's timeout_seconds", timeout_seconds)):
+        if end is not None and countdown >= end:
+            yield ("countdown",), f"must be below {name} ({end:g} s): the task would never begin"
 
 
 def build_call(initialization: Mapping[str, Any], context: Any, results: Mapping[str, Any]) -> CeleryCall:
@@ -61,14 +160,13 @@ def build_call(initialization: Mapping[str, Any], context: Any, results: Mapping
     Raises:
         PermanentError: a reference leads nowhere.
     """
-    args, kwargs, queue = (initialization.get(name) for name in _FIELDS)
-    if args is None and kwargs is None:
-        return CeleryCall([], {"context": context, "results": dict(results)}, queue)
-    return CeleryCall(
-        _resolve(args or [], context, results),
-        _resolve(kwargs or {}, context, results),
-        queue,
+    args, kwargs = initialization.get("args"), initialization.get("kwargs")
+    options = CeleryOptions(
+        **{name: initialization[name] for name in OPTIONS if initialization.get(name) is not None}  # type: ignore[typeddict-item]
     )
+    if args is None and kwargs is None:
+        return CeleryCall([], {"context": context, "results": dict(results)}, options)
+    return CeleryCall(_resolve(args or [], context, results), _resolve(kwargs or {}, context, results), options)
 
 
 def _mappings(value: Any, path: Path_) -> Iterator[tuple[Path_, dict[str, Any]]]:

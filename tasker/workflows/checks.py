@@ -155,5 +155,5 @@ def _handler(source: Source, step: StepTemplate, path: Path_) -> Iterator[Proble
         yield source.problem("names no Celery task: write celery:package.tasks.name", (*path, "callable"))
     if step.handler.method is not None:
         yield source.problem("means nothing for a Celery task", (*path, "method"))
-    for at, message in check_call(step.handler.initialization, step.depends_on):
+    for at, message in check_call(step.handler.initialization, step.depends_on, step.timeout_seconds):
         yield source.problem(message, (*path, "initialization", *at))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tasker.workflows.celery_calls import CeleryCall
 from tests.integration.executors.engine import Engine
 
 pytestmark = pytest.mark.orchestration
@@ -48,7 +49,8 @@ def test_a_delegated_step_is_recorded_before_it_is_sent_and_leaves_no_receipt(en
 
     (step,) = sent
     row = engine.step(task, 1)
-    assert (step.celery_task, step.args, step.kwargs, step.queue) == ("shop.charge", [7], {"number": 0}, "payments")
+    assert step.celery_task == "shop.charge"
+    assert step.call == CeleryCall([7], {"number": 0}, {"queue": "payments"})
     assert step.celery_id == f"{row['step_uuid']}:{row['fence']}"
     assert (step.task_uuid, step.position, step.fence) == (task, 1, row["fence"])
     assert recorded == [(1,)]
