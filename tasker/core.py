@@ -96,7 +96,11 @@ class OrchestrationCore:
         self._server = server
         self._send = send
         self._revoke = revoke
-        self.listener = Listener(database.url) if settings.pgmq.notify_enabled else None
+        self.listener = (
+            Listener(database.url, answer_timeout_seconds=settings.database.answer_timeout_seconds)
+            if settings.pgmq.notify_enabled
+            else None
+        )
         """Hears notifications, over a connection made with the first subscription; ``None`` where none are wanted."""
 
         self._lock = threading.Lock()  # owns the members below

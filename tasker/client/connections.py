@@ -81,14 +81,22 @@ class Connections:
                 self._database = self._open()
             return self._database
 
-    def drive(self, operation: Operation[T], connection: Target | None = None) -> T:
-        """Carry out ``operation`` on the caller's ``connection``, or on one of the client's own."""
-        with self._target(connection) as target:
+    def drive(
+        self, operation: Operation[T], connection: Target | None = None, *, patience_seconds: float | None = None
+    ) -> T:
+        """Carry out ``operation`` on the caller's ``connection``, or on one of the client's own.
+
+        ``patience_seconds``: longest silence of the server on a connection of the client's own ``Database``, where less
+        than the settings say.
+        """
+        with self._target(connection, patience_seconds) as target:
             return drive(operation, target)
 
-    async def adrive(self, operation: Operation[T], connection: AsyncTarget | None = None) -> T:
+    async def adrive(
+        self, operation: Operation[T], connection: AsyncTarget | None = None, *, patience_seconds: float | None = None
+    ) -> T:
         """As ``drive``, on an async connection."""
-        async with self._async_target(connection) as target:
+        async with self._async_target(connection, patience_seconds) as target:
             return await adrive(operation, target)
 
     def close(self) -> None:
@@ -108,18 +116,20 @@ class Connections:
         self.close()
 
     @contextmanager
-    def _target(self, connection: Target | None) -> Iterator[Target]:
+    def _target(self, connection: Target | None, patience_seconds: float | None) -> Iterator[Target]:
         if connection is not None:
             yield connection
         elif self._engine is not None:
             with self._engine.begin() as made:
                 yield made
         else:
-            with self.database.connection() as own:
+            with self.database.connection(patience_seconds=patience_seconds) as own:
                 yield own
 
     @asynccontextmanager
-    async def _async_target(self, connection: AsyncTarget | None) -> AsyncIterator[AsyncTarget]:
+    async def _async_target(
+        self, connection: AsyncTarget | None, patience_seconds: float | None
+    ) -> AsyncIterator[AsyncTarget]:
         if connection is not None:
             yield connection
         elif self._async_engine is not None:
@@ -130,7 +140,7 @@ class Connections:
             database = self._database
             if database is None:
                 database = await asyncio.to_thread(lambda: self.database)
-            async with database.aconnection() as own:
+            async with database.aconnection(patience_seconds=patience_seconds) as own:
                 yield own
 
     def _open(self) -> Database:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _ROW_LIVES_SECONDS = 60
 _RENEW_SECONDS = 20.0
+_PATIENCE_SECONDS = 5.0
 
 
 class FinishSignal:
@@ -40,18 +41,22 @@ class FinishSignal:
         self._own = _Ear()
 
     @contextmanager
-    def heard_by(self, callback: Callable[[], object]) -> Iterator[None]:
+    def heard_by(self, callback: Callable[[], object], patience_seconds: float | None = None) -> Iterator[None]:
         """Call ``callback``, on another thread, whenever a task may have finished, until the block is left."""
         ear = self._ear()
         ear.callbacks[callback] = None
         try:
-            self.keep_alive()
+            self.keep_alive(patience_seconds)
             yield
         finally:
             del ear.callbacks[callback]
 
-    def keep_alive(self) -> None:
-        """See that the process listens and that its row lives on; cheap when they do. Waits call it each round."""
+    def keep_alive(self, patience_seconds: float | None = None) -> None:
+        """See that the process listens and that its row lives on; cheap when they do. Waits call it each round.
+
+        Args:
+            patience_seconds: longest silence of the server; never more than a few seconds, as other waits stand behind.
+        """
         ear = self._ear()
         if time.monotonic() < ear.renew_at or not self._connections.settings.pgmq.notify_enabled:
             return
@@ -62,10 +67,12 @@ class FinishSignal:
             try:
                 database = self._connections.database
                 if ear.listener is None:
-                    ear.listener = Listener(database.url)
+                    seconds = self._connections.settings.database.answer_timeout_seconds
+                    ear.listener = Listener(database.url, answer_timeout_seconds=seconds)
                     ear.subscription = ear.listener.subscribe(ear.channel, ear.hear)
                 # After LISTEN: whatever finishes from now on is notified to somebody who hears it.
-                with database.connection() as connection:
+                patience = min(_PATIENCE_SECONDS, patience_seconds or _PATIENCE_SECONDS)
+                with database.connection(patience_seconds=patience) as connection:
                     functions.run(connection, functions.add_waiter(ear.channel, _ROW_LIVES_SECONDS))
             except (psycopg.OperationalError, TaskerError) as error:
                 logger.debug("no notification of finished tasks, only polling: %s", error)
@@ -79,7 +86,7 @@ class FinishSignal:
             ear.subscription.close()
         ear.listener.close()
         try:
-            with self._connections.database.connection() as connection:
+            with self._connections.database.connection(patience_seconds=_PATIENCE_SECONDS) as connection:
                 functions.run(connection, functions.remove_waiter(ear.channel))
         except (psycopg.OperationalError, TaskerError) as error:
             logger.debug("the waiter %s is left to expire: %s", ear.channel, error)

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _FIRST_POLL_SECONDS = 0.02
 _LAST_POLL_SECONDS = 1.0
+_LEAST_PATIENCE_SECONDS = 1.0
+"""How long the server may take for its answer however little time is left."""
 
 States: TypeAlias = dict[UUID, TaskState]
 
@@ -46,16 +48,16 @@ def wait(
         NotFound: some cannot be seen: unknown, or created in a transaction that has not committed.
     """
     pending = _Pending(task_uuids, timeout_seconds, finalized=finalized)
-    pending.look(connections.drive(pending.question()))
+    pending.look(connections.drive(pending.question(), patience_seconds=pending.patience_seconds()))
     if pending.done:
         return pending.states
     woken = threading.Event()
-    with signal.heard_by(woken.set):
+    with signal.heard_by(woken.set, pending.patience_seconds()):
         while True:
             woken.clear()
             try:
-                signal.keep_alive()
-                pending.look(connections.drive(pending.question()))
+                signal.keep_alive(pending.patience_seconds())
+                pending.look(connections.drive(pending.question(), patience_seconds=pending.patience_seconds()))
             except (psycopg.Error, SQLAlchemyError) as error:
                 pending.survive(error)
             if pending.done:
@@ -73,19 +75,19 @@ async def wait_async(
 ) -> States:
     """As ``wait``, without blocking the event loop."""
     pending = _Pending(task_uuids, timeout_seconds, finalized=finalized)
-    pending.look(await connections.adrive(pending.question()))
+    pending.look(await connections.adrive(pending.question(), patience_seconds=pending.patience_seconds()))
     if pending.done:
         return pending.states
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
-    heard = signal.heard_by(lambda: loop.call_soon_threadsafe(woken.set))
+    heard = signal.heard_by(lambda: loop.call_soon_threadsafe(woken.set), pending.patience_seconds())
     await asyncio.to_thread(heard.__enter__)
     try:
         while True:
             woken.clear()
             try:
-                await asyncio.to_thread(signal.keep_alive)
-                pending.look(await connections.adrive(pending.question()))
+                await asyncio.to_thread(signal.keep_alive, pending.patience_seconds())
+                pending.look(await connections.adrive(pending.question(), patience_seconds=pending.patience_seconds()))
             except (psycopg.Error, SQLAlchemyError) as error:
                 pending.survive(error)
             if pending.done:
@@ -143,6 +145,12 @@ class _Pending:
         if self._lost is None:
             logger.warning("the database was lost while waiting for tasks; looking again until it is back: %s", error)
         self._lost = error
+
+    def patience_seconds(self) -> float | None:
+        """How long the server may be silent now."""
+        if self._deadline is None:
+            return None
+        return max(_LEAST_PATIENCE_SECONDS, self._deadline - time.monotonic())
 
     def pause_seconds(self) -> float:
         """How long to sleep before the next look; raises when time is up."""

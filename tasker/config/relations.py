@@ -76,6 +76,13 @@ def _executor_pools(settings: Settings) -> Iterator[Violation]:
 
 
 def _database(settings: Settings) -> Iterator[Violation]:
+    statement = settings.database.statement_timeout_ms
+    if settings.database.answer_timeout_seconds * 1000 <= statement:
+        yield Violation(
+            ("database.answer_timeout_seconds", "database.statement_timeout_ms"),
+            f"must be above database.statement_timeout_ms ({statement} ms): a slow statement would be taken for a dead"
+            " network, and be repeated while it runs",
+        )
     pool = settings.database.pool
     if pool.min_connections > pool.max_connections:
         yield Violation(

@@ -229,6 +229,12 @@ class DatabaseSettings(Section):
     statement_timeout_ms: int = Field(
         30_000, ge=100, le=3_600_000, description="PostgreSQL cancels a statement of ours after this time."
     )
+    answer_timeout_seconds: Seconds = Field(
+        35,
+        description="A connection on which the server says nothing for so long in the middle of a call counts as lost."
+        " Above statement_timeout_ms.",
+        json_schema_extra={"derived": "five seconds more than statement_timeout_ms"},
+    )
     connection_timeout_seconds: WholeSeconds = Field(10, description="Longest wait for a new connection to be made.")
     resource_validation: Literal["fail_fast", "degraded", "best_effort"] = Field(
         "degraded",
@@ -248,6 +254,14 @@ class DatabaseSettings(Section):
             return {**values, "migrate_on_start": values.get("url") is None}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_answer_timeout(cls, values: Any) -> Any:
+        statement = values.get("statement_timeout_ms") if isinstance(values, dict) else None
+        if isinstance(statement, int) and statement > 0 and "answer_timeout_seconds" not in values:
+            return {**values, "answer_timeout_seconds": statement / 1000 + 5}
+        return values
+
 
 class DependencyGraphSettings(Section):
     """Bounds of a workflow's graph."""
@@ -255,20 +269,6 @@ class DependencyGraphSettings(Section):
     max_depth: int = Field(1000, ge=1, le=MAX_STEPS, description="Longest chain of dependencies in a workflow.")
 
 
-class EngineSettings(Section):
-    """Where workflows and handlers are found, and when two tasks are the same."""
-
-    template_paths: Paths = Field(
-        (),
-        description="Folders (or files) of YAML templates. Relative ones count from the folder that holds the settings"
-        " folder, or from the working directory when given by an environment variable.",
-    )
-    handler_modules: Modules = Field(
-        (), description="Modules (with their submodules) among which handlers named by templates are looked up."
-    )
-    identity_strategy: Literal["strict", "caller_provided", "always_unique"] | None = Field(
-        None,
-        description="When two tasks are the same: equal context (strict), equal key (caller_provided), never"
 class CeleryStepsSettings(Section):
     """The Celery app that steps which are Celery tasks are sent through: Tasker's own, unless another is named."""
 
@@ -311,10 +311,25 @@ class CeleryStepsSettings(Section):
         return self.broker_url is not None or self.config_module is not None
 
 
+class EngineSettings(Section):
+    """Where workflows and handlers are found, and when two tasks are the same."""
+
+    template_paths: Paths = Field(
+        (),
+        description="Folders (or files) of YAML templates. Relative ones count from the folder that holds the settings"
+        " folder, or from the working directory when given by an environment variable.",
+    )
+    handler_modules: Modules = Field(
+        (), description="Modules (with their submodules) among which handlers named by templates are looked up."
+    )
+    identity_strategy: Literal["strict", "caller_provided", "always_unique"] | None = Field(
+        None,
+        description="When two tasks are the same: equal context (strict), equal key (caller_provided), never"
         " (always_unique). Unset: by key where one is given, else never. Templates may say otherwise.",
         json_schema_extra={"derived": "by key where one is given, else never"},
     )
     dependency_graph: DependencyGraphSettings = DependencyGraphSettings()
+    celery_steps: CeleryStepsSettings = CeleryStepsSettings()
 
 
 class PgmqSettings(Section):
@@ -329,7 +344,6 @@ class PgmqSettings(Section):
         description="Processes LISTEN for notifications; false (for session-less poolers) leaves polling alone.",
     )
     max_message_bytes: Bytes = Field(2_097_152, description="Largest message that is sent or accepted.")
-    celery_steps: CeleryStepsSettings = CeleryStepsSettings()
     visibility_timeout_seconds: WholeSeconds = Field(
         60, description="A message that is read before it is deleted comes back after this time."
     )

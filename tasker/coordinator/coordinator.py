@@ -20,6 +20,7 @@ from tasker.database.connection import Database
 from tasker.database.partitions import ensure_partitions
 from tasker.errors import TaskerError
 from tasker.messaging.queues import TASK_FINALIZATION, channel_name
+from tasker.resilience.answer_timeout import AnswerTimeout
 
 T = TypeVar("T")
 
@@ -45,6 +46,10 @@ KEEP_SECONDS = 3600.0
 STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 1000
 """A sweep that has to wait gives up: the next tick comes soon, and it must not stall what it looks after."""
+
+LONGEST_TURN_SECONDS = 60
+"""The right to tick ends with the session that holds it. Of a coordinator whose host is gone the server would not hear
+for hours, and nobody else would tick meanwhile."""
 
 
 class RequestExecutors(Protocol):
@@ -149,6 +154,8 @@ class Coordinator:
                 except (psycopg.Error, TaskerError, OSError) as error:
                     report.problems[part] = f"{type(error).__name__}: {error}"
                     logger.warning("The coordinator's tick failed to %s: %s", part, error)
+                    if isinstance(error, AnswerTimeout):
+                        break  # the others would wait as long: the next tick is soon enough for them
             run(lock, coordination.record_tick(self._name, self._period))
         return report
 
@@ -159,6 +166,7 @@ class Coordinator:
         It is apart from the pool's: work inside takes one of those, and two of one pool could wait for each other.
         """
         with self._database.connect() as connection, connection.transaction():
+            run(connection, functions.set_local(idle_in_transaction_session_timeout=f"{LONGEST_TURN_SECONDS}s"))
             yield connection if run(connection, coordination.begin_tick(self._period)) else None
 
     def _parts(self) -> Sequence[tuple[str, Callable[[psycopg.Connection[Any], TickReport], None]]]:
@@ -242,9 +250,13 @@ class Coordinator:
 
 
 def _bounded(connection: psycopg.Connection[Any], call: Call[T]) -> T:
+    timeouts = {
+        "statement_timeout": f"{STATEMENT_TIMEOUT_MS}ms",
+        "lock_timeout": f"{LOCK_TIMEOUT_MS}ms",
+        "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_MS}ms",
+    }
     with connection.transaction():
-        run(connection, functions.set_local("statement_timeout", f"{STATEMENT_TIMEOUT_MS}ms"))
-        run(connection, functions.set_local("lock_timeout", f"{LOCK_TIMEOUT_MS}ms"))
+        run(connection, functions.set_local(**timeouts))
         return run(connection, call)
 
 

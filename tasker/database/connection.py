@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 import os
 import threading
 import time
@@ -25,11 +26,18 @@ from sqlalchemy.engine import URL, Engine
 
 from tasker.config.sections import DatabaseSettings
 from tasker.database.dsn import dsn_of, masked
+from tasker.resilience.answer_timeout import AnswerTimeout, AsyncTimedConnection, TimedConnection
 
-Pool = ConnectionPool[psycopg.Connection[Any]]
-AsyncPool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
+Pool = ConnectionPool[TimedConnection[Any]]
+AsyncPool = AsyncConnectionPool[AsyncTimedConnection[Any]]
+
+ANSWER_MARGIN_SECONDS = 5.0
+"""How long after the time-out of a statement the server may still say that it was cancelled."""
 
 _PING_AFTER_SECONDS = 1.0
+_PING_SECONDS = 5.0
+_SUSPICIOUS_PING_SECONDS = 1.0
+"""What went silent for one connection of a pool did so, most of the time, for all that lay idle with it."""
 
 
 class _Resources:
@@ -40,9 +48,10 @@ class _Resources:
         self.pool: Pool | None = None
         self.engine: Engine | None = None
         self.async_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncPool] = weakref.WeakKeyDictionary()
-        self.async_connections: weakref.WeakSet[psycopg.AsyncConnection[Any]] = weakref.WeakSet()
+        self.async_connections: weakref.WeakSet[AsyncTimedConnection[Any]] = weakref.WeakSet()
         self.offsets: weakref.WeakKeyDictionary[object, dt.timedelta] = weakref.WeakKeyDictionary()
         self.used_at: weakref.WeakKeyDictionary[object, float] = weakref.WeakKeyDictionary()
+        self.silence_met_at = 0.0
 
 
 class Database:
@@ -57,6 +66,9 @@ class Database:
         max_lifetime_seconds: a connection is replaced at this age.
         connection_timeout_seconds: longest wait for a new connection.
         statement_timeout_ms: PostgreSQL cancels a statement after this; ``None`` leaves the server's own.
+        answer_timeout_seconds: a connection on which the server says nothing for so long in the middle of a call is
+            closed, and the call raises ``AnswerTimeout``; ``None``: a little longer than ``statement_timeout_ms``, and
+            without that there is no end.
         application_name: as ``pg_stat_activity`` shows it.
         clock_offset: moves ``tasker.now()`` on all connections of this object; for tests.
         revive: called when no connection can be had or one was lost, before the error is raised; it may bring the
@@ -74,6 +86,7 @@ class Database:
         max_lifetime_seconds: float = 3600.0,
         connection_timeout_seconds: int = 10,
         statement_timeout_ms: int | None = 30_000,
+        answer_timeout_seconds: float | None = None,
         application_name: str = "tasker",
         clock_offset: dt.timedelta = dt.timedelta(0),
         revive: Callable[[], object] | None = None,
@@ -86,10 +99,18 @@ class Database:
         self._max_lifetime_seconds = max_lifetime_seconds
         self._clock_offset = clock_offset
         self._revive = revive
+        if answer_timeout_seconds is None and statement_timeout_ms is not None:
+            answer_timeout_seconds = statement_timeout_ms / 1000 + ANSWER_MARGIN_SECONDS
+        self.answer_timeout_seconds = answer_timeout_seconds
+        self._answer_margin_seconds = ANSWER_MARGIN_SECONDS
+        if answer_timeout_seconds is not None and statement_timeout_ms is not None:
+            self._answer_margin_seconds = max(0.0, answer_timeout_seconds - statement_timeout_ms / 1000)
         self._conninfo = _with_defaults(
             self.url,
             application_name=application_name,
             connect_timeout=max(2, connection_timeout_seconds),
+            # For sockets that wait outside of our calls; it counts what was sent and not acknowledged.
+            tcp_user_timeout=None if answer_timeout_seconds is None else round(answer_timeout_seconds * 1000),
             options=None if statement_timeout_ms is None else f"-c statement_timeout={statement_timeout_ms}",
         )
         self._own = _Resources()
@@ -115,6 +136,7 @@ class Database:
             max_lifetime_seconds=pool.max_lifetime_seconds,
             connection_timeout_seconds=settings.connection_timeout_seconds,
             statement_timeout_ms=settings.statement_timeout_ms,
+            answer_timeout_seconds=settings.answer_timeout_seconds,
             application_name=application_name,
             revive=revive,
         )
@@ -125,17 +147,24 @@ class Database:
     # -- connections ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def connection(self, timeout_seconds: float | None = None) -> Iterator[psycopg.Connection[Any]]:
+    def connection(
+        self, timeout_seconds: float | None = None, *, patience_seconds: float | None = None
+    ) -> Iterator[TimedConnection[Any]]:
         """A connection of the pool, in autocommit mode, for the time of the block.
 
         Args:
             timeout_seconds: longest wait for a free one; the pool's own when ``None``.
+            patience_seconds: longest silence of the server in the block, where less than ``answer_timeout_seconds``.
 
         Raises:
-            psycopg.OperationalError: the server cannot be reached (``psycopg_pool.PoolTimeout``: none became free).
+            psycopg.OperationalError: the server cannot be reached (``psycopg_pool.PoolTimeout``: none became free), or
+                does not answer (``AnswerTimeout``).
         """
         try:
-            with self.pool.connection(timeout_seconds) as connection:
+            with (
+                self.pool.connection(timeout_seconds) as connection,
+                connection.patience.at_most(patience_seconds),
+            ):
                 self._set_clock(connection)
                 yield connection
         except psycopg.OperationalError as error:
@@ -143,32 +172,54 @@ class Database:
             raise
 
     @asynccontextmanager
-    async def aconnection(self, timeout_seconds: float | None = None) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async def aconnection(
+        self, timeout_seconds: float | None = None, *, patience_seconds: float | None = None
+    ) -> AsyncIterator[AsyncTimedConnection[Any]]:
         """As ``connection``, from a pool that belongs to the running event loop. Close it with ``aclose``."""
         try:
             pool = await self._async_pool()
             async with pool.connection(timeout_seconds) as connection:
-                if self._own.offsets.get(connection, _NO_OFFSET) != self._clock_offset:
-                    await connection.execute(*_set_clock_statement(self._clock_offset))
-                    self._own.offsets[connection] = self._clock_offset
-                yield connection
+                with connection.patience.at_most(patience_seconds):
+                    if self._own.offsets.get(connection, _NO_OFFSET) != self._clock_offset:
+                        await connection.execute(*_set_clock_statement(self._clock_offset))
+                        self._own.offsets[connection] = self._clock_offset
+                    yield connection
         except psycopg.OperationalError as error:
             await asyncio.to_thread(self._connection_lost, error)
             raise
 
-    def connect(self, **overrides: Any) -> psycopg.Connection[Any]:
+    def connect(self, *, patience_seconds: float | None = None, **overrides: Any) -> TimedConnection[Any]:
         """A new connection outside the pool, in autocommit mode, for those who keep one (heartbeats, LISTEN).
 
         Args:
+            patience_seconds: longest silence of the server, where less than ``answer_timeout_seconds``; connecting
+                takes no longer either (2 s at least).
             overrides: connection parameters of libpq.
         """
+        if patience_seconds is not None:
+            given = float(conninfo.conninfo_to_dict(self._conninfo, **overrides)["connect_timeout"] or 0)
+            if not 0 < given <= patience_seconds:
+                overrides["connect_timeout"] = max(2, math.ceil(patience_seconds))
         try:
-            connection = psycopg.connect(conninfo.make_conninfo(self._conninfo, **overrides), autocommit=True)
+            connection = self._connect(**overrides)
         except psycopg.OperationalError as error:
             self._connection_lost(error)
             raise
+        if patience_seconds is not None:
+            connection.patience.seconds = min(connection.patience.seconds, patience_seconds)
         self._set_clock(connection)
         return connection
+
+    def patience_with(self, statement_timeout_ms: int | None) -> float:
+        """The longest silence, in seconds, in a call that PostgreSQL cancels after ``statement_timeout_ms``.
+
+        Args:
+            statement_timeout_ms: ``None``: the one that all connections have.
+        """
+        patience = math.inf if self.answer_timeout_seconds is None else self.answer_timeout_seconds
+        if statement_timeout_ms is None:
+            return patience
+        return max(patience, statement_timeout_ms / 1000 + self._answer_margin_seconds)
 
     @property
     def pool(self) -> Pool:
@@ -180,12 +231,14 @@ class Database:
                 psycopg.connect(self._conninfo).close()
                 own.pool = ConnectionPool(
                     self._conninfo,
+                    connection_class=TimedConnection[Any],
                     kwargs={"autocommit": True},
                     min_size=self._min_connections,
                     max_size=self.max_connections,
                     timeout=self._acquire_timeout_seconds,
                     max_idle=self._idle_timeout_seconds,
                     max_lifetime=self._max_lifetime_seconds,
+                    configure=self._prepare,
                     check=self._check,
                     reset=self._remember_use,
                     num_workers=1,
@@ -202,7 +255,7 @@ class Database:
             if own.engine is None:
                 own.engine = create_engine(
                     "postgresql+psycopg://",
-                    creator=lambda: psycopg.connect(self._conninfo),
+                    creator=lambda: self._connect(autocommit=False),
                     pool_size=self.max_connections,
                     max_overflow=0,
                     pool_timeout=self._acquire_timeout_seconds,
@@ -253,6 +306,7 @@ class Database:
             if pool is None:
                 pool = AsyncConnectionPool(
                     self._conninfo,
+                    connection_class=AsyncTimedConnection[Any],
                     kwargs={"autocommit": True},
                     min_size=0,
                     max_size=self.max_connections,
@@ -261,6 +315,7 @@ class Database:
                     max_lifetime=self._max_lifetime_seconds,
                     configure=self._remember_async,
                     check=self._acheck,
+                    reset=self._remember_async_use,
                     num_workers=1,
                     name="tasker async",
                     open=False,
@@ -270,6 +325,18 @@ class Database:
             await (await psycopg.AsyncConnection.connect(self._conninfo)).close()
             await pool.open()
         return pool
+
+    def _connect(self, *, autocommit: bool = True, **overrides: Any) -> TimedConnection[Any]:
+        connection = TimedConnection.connect(conninfo.make_conninfo(self._conninfo, **overrides), autocommit=autocommit)
+        self._set_patience(connection)
+        return connection
+
+    def _set_patience(self, connection: TimedConnection[Any] | AsyncTimedConnection[Any]) -> None:
+        connection.patience.seconds = self.patience_with(None)
+
+    def _prepare(self, connection: TimedConnection[Any]) -> None:
+        self._set_patience(connection)
+        self._remember_use(connection)
 
     def _set_clock(self, connection: psycopg.Connection[Any]) -> None:
         if self._own.offsets.get(connection, _NO_OFFSET) != self._clock_offset:
@@ -281,23 +348,44 @@ class Database:
             self._set_clock(connection)
             connection.commit()  # a setting made in a transaction that rolls back is lost
 
-    def _check(self, connection: psycopg.Connection[Any]) -> None:
+    def _check(self, connection: TimedConnection[Any]) -> None:
         """Ping a connection that has lain idle for a while: the server may have been restarted meanwhile."""
-        if time.monotonic() - self._own.used_at.get(connection, 0.0) > _PING_AFTER_SECONDS:
+        used_at = self._own.used_at.get(connection, 0.0)
+        if time.monotonic() - used_at > _PING_AFTER_SECONDS:
             try:
-                ConnectionPool.check_connection(connection)
+                with connection.patience.at_most(self._ping_seconds(used_at)):
+                    ConnectionPool.check_connection(connection)
             except psycopg.OperationalError as error:
+                self._note_silence(error)
                 self._connection_lost(error)
                 raise
 
-    async def _acheck(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        await AsyncConnectionPool.check_connection(connection)
+    async def _acheck(self, connection: AsyncTimedConnection[Any]) -> None:
+        used_at = self._own.used_at.get(connection, 0.0)
+        try:
+            with connection.patience.at_most(self._ping_seconds(used_at)):
+                await AsyncConnectionPool.check_connection(connection)
+        except psycopg.OperationalError as error:
+            self._note_silence(error)
+            raise
 
-    def _remember_use(self, connection: psycopg.Connection[Any]) -> None:
+    def _ping_seconds(self, used_at: float) -> float:
+        return _SUSPICIOUS_PING_SECONDS if used_at < self._own.silence_met_at else _PING_SECONDS
+
+    def _note_silence(self, error: psycopg.OperationalError) -> None:
+        if isinstance(error, AnswerTimeout):
+            self._own.silence_met_at = time.monotonic()
+
+    def _remember_use(self, connection: TimedConnection[Any] | AsyncTimedConnection[Any]) -> None:
         self._own.used_at[connection] = time.monotonic()
 
-    async def _remember_async(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    async def _remember_async_use(self, connection: AsyncTimedConnection[Any]) -> None:
+        self._remember_use(connection)
+
+    async def _remember_async(self, connection: AsyncTimedConnection[Any]) -> None:
         self._own.async_connections.add(connection)
+        self._set_patience(connection)
+        self._remember_use(connection)
 
     def _forget_the_parents(self) -> None:
         _abandoned.append(self._own)
@@ -329,6 +417,8 @@ def is_connection_lost(error: BaseException) -> bool:
     """
     if isinstance(error, sqlalchemy_errors.DBAPIError):
         return error.connection_invalidated or (error.orig is not None and is_connection_lost(error.orig))
+    if isinstance(error, psycopg.errors.IdleInTransactionSessionTimeout):
+        return True  # the server heard nothing of us for too long
     if not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         return False
     # Class 08: connection exceptions; 57P01-57P03: shut down by an administrator, crashed, not accepting yet.
@@ -347,4 +437,5 @@ def _with_defaults(dsn: str, **defaults: Any) -> str:
     options = [value for value in (defaults.pop("options"), given.pop("options", None)) if value]
     # What the address itself says comes last and therefore wins.
     merged = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, **defaults, **given}
+    merged = {name: value for name, value in merged.items() if value is not None}
     return conninfo.make_conninfo("", **merged, **({"options": " ".join(map(str, options))} if options else {}))

@@ -162,9 +162,13 @@ def notify(channels: Sequence[str]) -> Call[None]:
     )
 
 
-def set_local(setting: str, value: str) -> Call[None]:
-    """Change a setting of PostgreSQL until the transaction ends, such as ``lock_timeout`` to ``"100ms"``."""
-    return Call("SELECT set_config(%(setting)s, %(value)s, true)", {"setting": setting, "value": value}, decode=nothing)
+def set_local(**settings: str) -> Call[None]:
+    """Change settings of PostgreSQL until the transaction ends, such as ``lock_timeout="100ms"``."""
+    return Call(
+        "SELECT set_config(s.key, s.value, true) FROM jsonb_each_text(CAST(%(settings)s AS jsonb)) AS s",
+        {"settings": orjson.dumps(settings).decode()},
+        decode=nothing,
+    )
 
 
 # -- orchestration executors and the coordinator --------------------------------------------------------------

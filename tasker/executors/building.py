@@ -78,6 +78,7 @@ class LoopBuilder:
                 circuit=self.circuits.get("database"),
                 give_up=grace.over,
                 sleep=grace.sleep,
+                patience=grace.patience,
             )
 
         shared_link = link("orchestration")
@@ -89,11 +90,14 @@ class LoopBuilder:
                 executors.append(
                     self._orchestration(kind, worker=worker, link=shared_link, grace=grace, make_link=link)
                 )
+        orchestration = self.settings.orchestration
         heartbeat = Heartbeat(
             executors,
             database=self.database,
             circuit=self.circuits.get("database"),
-            interval_seconds=self.settings.orchestration.heartbeat_interval_seconds,
+            interval_seconds=orchestration.heartbeat_interval_seconds,
+            # One heartbeat that is not answered, and another one, before the lease is over.
+            patience_seconds=(orchestration.executor_lease_seconds - orchestration.heartbeat_interval_seconds) / 2,
         )
         return ExecutorLoop(
             [self._slot(executor) for executor in executors],

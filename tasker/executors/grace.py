@@ -10,6 +10,12 @@ from tasker.executors.wake import Raised, wait_readable
 POLL_SECONDS = 0.05
 """Longest sleep once the stop signal is set: its descriptor stays readable and wakes nobody any more."""
 
+LAST_PATIENCE_SECONDS = 2.0
+"""How long a database that is there may be silent, however little time is left."""
+
+LAST_WORDS_SECONDS = 5.0
+"""How long after the period what came out of it may still be reported."""
+
 
 class GracePeriod:
     """When to give up, for everyone who waits on behalf of one executor.
@@ -54,6 +60,16 @@ class GracePeriod:
         """Seconds left; infinite while the period has not begun."""
         ends_at = self._ends_at
         return float("inf") if ends_at is None else ends_at - time.monotonic()
+
+    def patience(self) -> float:
+        """How long to wait now for a database that says nothing; 0: make no call any more.
+
+        Of what is left, a third: a connection that is dead leaves time for another one.
+        """
+        if not self.begun:
+            return float("inf")
+        remaining = self.remaining()
+        return 0.0 if remaining < -LAST_WORDS_SECONDS else max(LAST_PATIENCE_SECONDS, remaining / 3)
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but not past the end of the period, nor through the stop signal."""

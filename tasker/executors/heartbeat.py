@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Sequence
 
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 SOONEST_SECONDS = 0.1
 """Shortest time between an early heartbeat and the one before it."""
 
+CLOSE_SECONDS = 2.0
+"""Longest wait for the thread to end; what keeps it is a server that cannot be reached."""
+
 
 class Heartbeat:
     """One thread with one connection, for all executors of a loop. ``_state`` owns ``_soon`` and ``_closing``.
@@ -29,6 +33,8 @@ class Heartbeat:
         database: where their rows are.
         circuit: guards connecting.
         interval_seconds: time between two heartbeats of one executor.
+        patience_seconds: a server that says nothing for so long is asked again over another connection; ``None``: as
+            long as any call waits.
     """
 
     def __init__(
@@ -38,14 +44,21 @@ class Heartbeat:
         database: Database,
         circuit: Circuit,
         interval_seconds: float,
+        patience_seconds: float | None = None,
     ) -> None:
         self._executors = executors
         self._interval = interval_seconds
         self._state = threading.Condition()
         self._soon = False
         self._closing = False
+        patience = math.inf if patience_seconds is None else patience_seconds
         self._link = Link(
-            database, name="tasker heartbeat", circuit=circuit, give_up=self._is_closing, sleep=self._sleep
+            database,
+            name="tasker heartbeat",
+            circuit=circuit,
+            give_up=self._is_closing,
+            sleep=self._sleep,
+            patience=lambda: patience,
         )
         self._thread: threading.Thread | None = None
 
@@ -62,15 +75,28 @@ class Heartbeat:
             self._state.notify()
 
     def close(self) -> None:
-        """End the thread and close the connection. Idempotent."""
+        """End the thread and close the connection, within ``CLOSE_SECONDS``. Idempotent.
+
+        A thread that waits for a connection meanwhile ends when that has come, or has failed to.
+        """
         with self._state:
             self._closing = True
             self._state.notify()
-        if self._thread is not None:
-            self._thread.join()
-        self._link.close()
+        self._link.hurry()
+        if self._thread is None:
+            self._link.close()
+            return
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            logger.warning("the heartbeat still waits for the database; its thread is left to end by itself")
 
     def _run(self) -> None:
+        try:
+            self._beat_until_closed()
+        finally:
+            self._link.close()
+
+    def _beat_until_closed(self) -> None:
         while self._wait():
             for executor in self._executors:
                 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,12 +15,16 @@ from tasker.database import functions, work
 from tasker.database.calls import Call, run
 from tasker.database.connection import Database, is_connection_lost
 from tasker.errors import CircuitOpen, EmbeddedServerError, TaskerError
+from tasker.resilience.answer_timeout import AnswerTimeout, TimedConnection
 from tasker.resilience.circuits import Circuit
-from tasker.resilience.reconnecting import retry_connection
+from tasker.resilience.reconnecting import GaveUp, retry_connection
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+HURRIED_SECONDS = 1.0
+"""How long a database may be silent for somebody who only wants to end."""
 
 # Reached, but refused for good: waiting does not help, a person has to look.
 _HOPELESS_CLASSES = ("28", "3D")
@@ -28,6 +33,8 @@ _HOPELESS_CLASSES = ("28", "3D")
 _TRANSIENT = ("40001", "40P01", "55P03", "57014")
 _TRANSIENT_CLASSES = ("53",)
 _CANCELLED = "57014"
+# Trying again costs as long again.
+_SILENCE = (AnswerTimeout, psycopg.errors.ConnectionTimeout)
 
 
 def sqlstate_of(error: BaseException) -> str | None:
@@ -50,6 +57,10 @@ def is_hopeless(error: BaseException) -> bool:
     return sqlstate is not None and sqlstate[:2] in _HOPELESS_CLASSES
 
 
+def _endless() -> float:
+    return math.inf
+
+
 class Link:
     """One connection for one thread at a time; its owner sees to that, ``close`` alone may come from anywhere.
 
@@ -59,6 +70,8 @@ class Link:
         circuit: guards connecting.
         give_up: asked between attempts to reconnect.
         sleep: waits between attempts, and returns early when it is worth asking ``give_up``.
+        patience: how many seconds of silence to bear at present, where less than ``database`` says; asked again and
+            again during a call. 0: make no call any more.
     """
 
     def __init__(
@@ -69,14 +82,18 @@ class Link:
         circuit: Circuit,
         give_up: Callable[[], bool],
         sleep: Callable[[float], None],
+        patience: Callable[[], float] = _endless,
     ) -> None:
         self._database = database
         self._name = name
         self._circuit = circuit
         self._give_up = give_up
         self._sleep = sleep
+        self._patience = patience
+        self._hurried = False
+        self._silent = False  # whether the last call found nobody who answers
         self._lock = threading.Lock()  # owns the members below, never held during a call
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: TimedConnection[Any] | None = None
         self._clock_offset = database.clock_offset
         self._statement_timeout_ms: int | None = None
         self._closed = False
@@ -89,7 +106,7 @@ class Link:
         statement_timeout_ms: int | None = None,
         transient: bool = True,
     ) -> T:
-        """The answer to ``call``, however often the connection is lost meanwhile.
+        """The answer to ``call``, however often the connection is lost meanwhile, or the server does not answer.
 
         The call is repeated as it is, so it must be one that the SQL core recognizes when it comes again.
 
@@ -101,29 +118,13 @@ class Link:
             transient: also repeat what the server rolled back for a passing reason (deadlock, timeout).
 
         Raises:
-            GaveUp: ``give_up`` said so before a connection was there.
+            GaveUp: ``give_up`` said so before a connection was there, or there is no patience left.
             TaskerError: refused by the SQL core.
             psycopg.Error: refused by PostgreSQL.
         """
 
         def attempt() -> T:
-            connection = self._open()
-            try:
-                if statement_timeout_ms is not None and statement_timeout_ms != self._statement_timeout_ms:
-                    run(connection, work.set_statement_timeout(statement_timeout_ms))
-                    self._statement_timeout_ms = statement_timeout_ms
-                if lock_timeout_ms is None:
-                    return run(connection, call)
-                with connection.transaction():
-                    run(connection, functions.set_local("lock_timeout", f"{lock_timeout_ms}ms"))
-                    return run(connection, call)
-            except TaskerError:
-                raise
-            except BaseException:
-                # Unusable, or interrupted with an answer still on its way: the next call needs a clean one.
-                if connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                    self.drop()
-                raise
+            return self._attempt(call, lock_timeout_ms, statement_timeout_ms)
 
         def is_lost(error: BaseException) -> bool:
             if transient and is_transient(error):
@@ -140,6 +141,10 @@ class Link:
             logger.info("%s: %s: %s", self._name, type(error).__name__, error)
         return retry_connection(attempt, is_lost=is_lost, give_up=self._give_up, sleep=self._sleep, what=self._name)
 
+    def hurry(self) -> None:
+        """Wait ``HURRIED_SECONDS`` for an answer at most, also the one that is waited for now. From any thread."""
+        self._hurried = True
+
     def drop(self) -> None:
         """Close the connection; the next call opens another."""
         with self._lock:
@@ -154,7 +159,49 @@ class Link:
             self._closed = True
         self.drop()
 
-    def _open(self) -> psycopg.Connection[Any]:
+    def _attempt(self, call: Call[T], lock_timeout_ms: int | None, statement_timeout_ms: int | None) -> T:
+        if self._at_present() <= 0 or (self._silent and self._give_up()):
+            raise GaveUp(f"{self._name}: there is no time for another call")
+        try:
+            answer = self._run(call, lock_timeout_ms, statement_timeout_ms)
+        except _SILENCE as error:
+            self._silent = True
+            if self._give_up():
+                raise GaveUp(f"{self._name}: the database does not answer") from error
+            raise
+        self._silent = False
+        return answer
+
+    def _run(self, call: Call[T], lock_timeout_ms: int | None, statement_timeout_ms: int | None) -> T:
+        connection = self._open()
+        connection.patience.seconds = self._database.patience_with(statement_timeout_ms)
+        try:
+            if statement_timeout_ms is not None and statement_timeout_ms != self._statement_timeout_ms:
+                run(connection, work.set_statement_timeout(statement_timeout_ms))
+                self._statement_timeout_ms = statement_timeout_ms
+            if lock_timeout_ms is None:
+                return run(connection, call)
+            with connection.transaction():
+                run(connection, functions.set_local(lock_timeout=f"{lock_timeout_ms}ms", **self._abandonment()))
+                return run(connection, call)
+        except TaskerError:
+            raise
+        except BaseException:
+            # Unusable, or interrupted with an answer still on its way: the next call needs a clean one.
+            if connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                self.drop()
+            raise
+
+    def _at_present(self) -> float:
+        patience = self._patience()
+        return min(patience, HURRIED_SECONDS) if self._hurried else patience
+
+    def _abandonment(self) -> dict[str, str]:
+        """For a transaction: if this side is not heard of any more, nobody shall wait long for the locks it holds."""
+        seconds = self._database.answer_timeout_seconds
+        return {} if seconds is None else {"idle_in_transaction_session_timeout": f"{seconds * 1000:.0f}ms"}
+
+    def _open(self) -> TimedConnection[Any]:
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"{self._name} is closed")
@@ -164,7 +211,13 @@ class Link:
             return connection
         self.drop()
         offset = self._database.clock_offset
-        connection = self._circuit.call(self._database.connect, application_name=self._name)
+        patience = self._at_present()
+        connection = self._circuit.call(
+            self._database.connect,
+            patience_seconds=None if math.isinf(patience) else patience,
+            application_name=self._name,
+        )
+        connection.patience.at_present = self._at_present
         with self._lock:
             self._connection, self._clock_offset, self._statement_timeout_ms = connection, offset, None
             closed = self._closed

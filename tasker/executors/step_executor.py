@@ -97,6 +97,7 @@ class StepExecutor(RegisteredExecutor):
                 circuit=circuit,
                 give_up=grace.over,
                 sleep=grace.sleep,
+                patience=grace.patience,
             )
 
         super().__init__(ExecutorKind.STEP_EXECUTOR, queues, worker=worker, link=link("claim"), grace=grace)

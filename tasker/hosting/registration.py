@@ -21,6 +21,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 STATEMENT_TIMEOUT_MS = 3000
+PATIENCE_SECONDS = 5.0
+"""Silence that is borne: forks wait for this thread, and so do all that the worker's main thread does."""
 
 # A fork copies one thread, and whatever locks the others hold stay locked in the child for ever. So no fork happens
 # while this thread talks to the database, and none of what the libraries lock meanwhile is copied.
@@ -93,9 +95,11 @@ class Registration:
     def _call(self, call: Call[T]) -> T:
         with _talking:
             if self._connection is None or self._connection.closed:
-                self._connection = self._database.connect(application_name="tasker worker", connect_timeout=3)
+                self._connection = self._database.connect(
+                    application_name="tasker worker", connect_timeout=3, patience_seconds=PATIENCE_SECONDS
+                )
             with self._connection.transaction():
-                run(self._connection, functions.set_local("statement_timeout", f"{STATEMENT_TIMEOUT_MS}ms"))
+                run(self._connection, functions.set_local(statement_timeout=f"{STATEMENT_TIMEOUT_MS}ms"))
                 return run(self._connection, call)
 
     def _drop(self) -> None:

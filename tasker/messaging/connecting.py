@@ -11,7 +11,12 @@ from typing import Any
 import psycopg
 from psycopg import conninfo
 
+from tasker.resilience.answer_timeout import TimedConnection
+
 logger = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_SECONDS = 35.0
+"""Longest silence of the server in the middle of a call, unless somebody knows better."""
 
 _rescuers: list[Callable[[str], None]] = []
 
@@ -26,13 +31,16 @@ def add_rescuer(rescue: Callable[[str], None]) -> None:
         _rescuers.append(rescue)
 
 
-def connect(dsn: str, *, name: str, timeout_seconds: float = 5.0) -> psycopg.Connection[Any]:
+def connect(
+    dsn: str, *, name: str, timeout_seconds: float = 5.0, answer_timeout_seconds: float = ANSWER_TIMEOUT_SECONDS
+) -> TimedConnection[Any]:
     """A connection in autocommit that notices a dead peer within about a minute.
 
     Args:
         dsn: a connection string for libpq; what it says about keepalives or the application's name is kept.
         name: the application's name, as ``pg_stat_activity`` shows it.
         timeout_seconds: how long to try; libpq counts whole seconds, 2 at least.
+        answer_timeout_seconds: longest silence of the server in the middle of a call.
 
     Raises:
         psycopg.OperationalError: no connection; rescuers have been called.
@@ -44,11 +52,11 @@ def connect(dsn: str, *, name: str, timeout_seconds: float = 5.0) -> psycopg.Con
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
-        "tcp_user_timeout": 30_000,
+        "tcp_user_timeout": round(answer_timeout_seconds * 1000),
     }
     try:
         given = conninfo.conninfo_to_dict(dsn)
-        return psycopg.connect(
+        connection = TimedConnection.connect(
             dsn, autocommit=True, **{key: value for key, value in defaults.items() if key not in given}
         )
     except psycopg.OperationalError:
@@ -58,6 +66,8 @@ def connect(dsn: str, *, name: str, timeout_seconds: float = 5.0) -> psycopg.Con
             except Exception:
                 logger.warning("the attempt to bring the database back failed", exc_info=True)
         raise
+    connection.patience.seconds = answer_timeout_seconds
+    return connection
 
 
 def abandon_socket(connection: psycopg.Connection[Any]) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import psycopg
 from psycopg import sql
 
-from tasker.messaging.connecting import abandon_socket, connect
+from tasker.messaging.connecting import ANSWER_TIMEOUT_SECONDS, abandon_socket, connect
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +67,16 @@ class Listener:
         dsn: connection string for libpq. The connection needs a session: LISTEN does not work through a pooler that
             shares connections between transactions.
         name: the application's name in ``pg_stat_activity``.
+        answer_timeout_seconds: after so much silence the server is asked whether it is there, and if it says nothing
+            for as long again, the connection counts as lost. Of several listeners at one database the first decides.
     """
 
-    def __init__(self, dsn: str, *, name: str = "tasker-listener") -> None:
+    def __init__(
+        self, dsn: str, *, name: str = "tasker-listener", answer_timeout_seconds: float = ANSWER_TIMEOUT_SECONDS
+    ) -> None:
         self._dsn = dsn
         self._name = name
+        self._answer_timeout_seconds = answer_timeout_seconds
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
 
     @property
@@ -91,7 +96,8 @@ class Listener:
             wake: a file descriptor to which one byte is written (non-blocking; full counts as written), an object with
                 ``wake()``, or something to call. It is called on the listener's thread, and must be quick.
         """
-        subscription = _ear_at(self._dsn, self._name).add(channel, _caller(wake))
+        ear = _ear_at(self._dsn, self._name, self._answer_timeout_seconds)
+        subscription = ear.add(channel, _caller(wake))
         self._subscriptions.add(subscription)
         return subscription
 
@@ -109,9 +115,10 @@ class Listener:
 class _Ear:
     """The subscriptions of a process at one database, and the thread that serves them."""
 
-    def __init__(self, dsn: str, name: str) -> None:
+    def __init__(self, dsn: str, name: str, answer_timeout_seconds: float) -> None:
         self.dsn = dsn
         self.name = name
+        self.answer_timeout_seconds = answer_timeout_seconds
         self._lock = threading.Lock()
         self._subscriptions: dict[str, list[Subscription]] = {}
         self._thread: _ListenerThread | None = None
@@ -238,7 +245,8 @@ class _ListenerThread(threading.Thread):
                 os.close(self._writer)
 
     def _listen_while_connected(self) -> None:
-        self.connection = connection = connect(self._ear.dsn, name=self._ear.name)
+        patience = self._ear.answer_timeout_seconds
+        self.connection = connection = connect(self._ear.dsn, name=self._ear.name, answer_timeout_seconds=patience)
         listening: set[str] = set()
         first = True
         while not self._stopping:
@@ -258,8 +266,9 @@ class _ListenerThread(threading.Thread):
                 self._wake(new)
             heard = {notify.channel for notify in connection.notifies(timeout=0)}
             self._wake(self._ear.waiters(heard))
-            if not heard:
-                self._wait(None, connection.fileno())
+            if not heard and not self._wait(patience, connection.fileno()):
+                # Nobody may have had anything to say; or nothing of it arrives any more, and waiting would not tell.
+                connection.execute("SELECT 1")
 
     def _pause(self, seconds: float) -> None:
         """Wait for the next attempt. New subscriptions do not hurry it."""
@@ -267,14 +276,15 @@ class _ListenerThread(threading.Thread):
         while not self._stopping and (left := until - monotonic()) > 0:
             self._wait(left)
 
-    def _wait(self, seconds: float | None, *descriptors: int) -> None:
-        """Wait until others want something, something arrives, or the time is over."""
+    def _wait(self, seconds: float, *descriptors: int) -> bool:
+        """Wait until others want something, something arrives (true), or the time is over (false)."""
         poller = select.poll()
         for descriptor in (self._reader, *descriptors):
             poller.register(descriptor, select.POLLIN)
-        poller.poll(None if seconds is None else seconds * 1000)
+        found = poller.poll(seconds * 1000)
         with contextlib.suppress(BlockingIOError):
             os.read(self._reader, 4096)
+        return bool(found)
 
     def _wake(self, waiters: list[Subscription]) -> None:
         for waiter in waiters:
@@ -313,9 +323,9 @@ _ears: dict[tuple[str, str], _Ear] = {}
 _ears_lock = threading.Lock()
 
 
-def _ear_at(dsn: str, name: str) -> _Ear:
+def _ear_at(dsn: str, name: str, answer_timeout_seconds: float) -> _Ear:
     with _ears_lock:
-        return _ears.setdefault((dsn, name), _Ear(dsn, name))
+        return _ears.setdefault((dsn, name), _Ear(dsn, name, answer_timeout_seconds))
 
 
 def _forget_all() -> None:

@@ -12,6 +12,8 @@ import psycopg
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus
 
+from tasker.resilience.answer_timeout import TimedConnection
+
 _STATEMENT = b"tasker_celery_poll"
 _QUERY = b"SELECT queue, pgmq_queue, msg_id, read_ct, message FROM tasker.celery_poll($1::jsonb)"
 
@@ -90,7 +92,7 @@ class Poller:
     The caller sees to it that nobody uses the connection while an answer is due.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: TimedConnection[Any]) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._prepared = False
@@ -98,12 +100,12 @@ class Poller:
     def send(self, request: PollRequest, consumer: int) -> None:
         """Send ``request`` without waiting for its answer."""
         if not self._prepared:
-            self._check(self._pgconn.prepare(_STATEMENT, _QUERY))
+            self._pgconn.send_prepare(_STATEMENT, _QUERY)
+            self._flush()
+            self._results()
             self._prepared = True
         self._pgconn.send_query_prepared(_STATEMENT, [request.encode(consumer)])
-        while self._pgconn.flush():
-            self._wait(select.POLLOUT | select.POLLIN)
-            self._pgconn.consume_input()
+        self._flush()
 
     def answer(self, *, wait: bool) -> list[Delivery] | None:
         """The answer to the request; ``None`` if it is not there yet, unless ``wait``.
@@ -111,21 +113,30 @@ class Poller:
         Raises:
             psycopg.Error: what the server said, or that the connection broke.
         """
-        while self._pgconn.is_busy():
-            if not wait:
-                return None
-            self._wait(select.POLLIN)
+        if not wait and self._pgconn.is_busy():
+            return None
+        return [delivery for result in self._results() for delivery in _rows(result)]
+
+    def _flush(self) -> None:
+        while self._pgconn.flush():
+            self._connection.wait_for_socket(select.POLLOUT | select.POLLIN)
             self._pgconn.consume_input()
-        deliveries: list[Delivery] = []
-        failure: Any = None
-        while (result := self._pgconn.get_result()) is not None:
-            if result.status == ExecStatus.TUPLES_OK:
-                deliveries.extend(_rows(result))
-            else:
-                failure = result
-        if failure is not None:
-            self._check(failure)
-        return deliveries
+
+    def _results(self) -> list[Any]:
+        """The results of what was sent, to the last one, unless one of them is an error."""
+        results: list[Any] = []
+        while True:
+            # Asking for a result that has not arrived would wait for it, for as long as it takes.
+            while self._pgconn.is_busy():
+                self._connection.wait_for_socket(select.POLLIN)
+                self._pgconn.consume_input()
+            result = self._pgconn.get_result()
+            if result is None:
+                break
+            results.append(result)
+        for result in results:
+            self._check(result)
+        return results
 
     def _check(self, result: Any) -> None:
         if result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
@@ -135,11 +146,6 @@ class Poller:
             # A connection that broke has no SQLSTATE to tell, and Celery reconnects on errors of this class alone.
             raise psycopg.OperationalError(str(error)) from error
         raise error
-
-    def _wait(self, events: int) -> None:
-        poller = select.poll()
-        poller.register(self._pgconn.socket, events)
-        poller.poll()
 
 
 def _rows(result: Any) -> Iterable[Delivery]:

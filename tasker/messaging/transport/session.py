@@ -7,6 +7,7 @@ import select
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -38,13 +39,19 @@ class Session:
         dsn: connection string for libpq.
         name: application name.
         connect_timeout_seconds: how long to try.
+        answer_timeout_seconds: longest silence of the server in the middle of a call; then the session is over.
 
     Raises:
         psycopg.OperationalError: the server cannot be reached.
     """
 
-    def __init__(self, dsn: str, *, name: str, connect_timeout_seconds: float) -> None:
-        self._connection = connect(dsn, name=name, timeout_seconds=connect_timeout_seconds)
+    def __init__(self, dsn: str, *, name: str, connect_timeout_seconds: float, answer_timeout_seconds: float) -> None:
+        self._connection = connect(
+            dsn,
+            name=name,
+            timeout_seconds=connect_timeout_seconds,
+            answer_timeout_seconds=answer_timeout_seconds,
+        )
         # All queries here are few and the same for life: prepared at once, they cost no planning.
         self._connection.prepare_threshold = 0
         self._connection.add_notify_handler(self._on_notify)
@@ -53,6 +60,7 @@ class Session:
         self._lock = threading.RLock()
         self._poller = Poller(self._connection)
         self._under_way: PollRequest | None = None
+        self._sent_at = 0.0
         self._answers: list[Answer] = []
         self._failure: tuple[psycopg.Error, PollRequest] | None = None
         self._consumer: int | None = None
@@ -154,8 +162,32 @@ class Session:
         consumer = self.consumer
         with self._lock:
             self._settle(wait=True)
-            self._poller.send(request, consumer)
-            self._under_way = request
+            self._under_way, self._sent_at = request, monotonic()
+            try:
+                self._poller.send(request, consumer)
+            except psycopg.Error as error:
+                self._under_way = None
+                raise PollFailed(request, error) from error
+
+    def check_answer(self) -> None:
+        """See that a poll under way has not been without an answer for too long.
+
+        Raises:
+            PollFailed: it has; the session is over.
+        """
+        request = self._under_way
+        if request is not None:
+            try:
+                self._connection.check_silence(self._sent_at)
+            except psycopg.Error as error:
+                self._under_way = None
+                raise PollFailed(request, error) from error
+
+    @property
+    def unacknowledged(self) -> list[Held]:
+        """What polls were to acknowledge of which nobody knows whether they were carried out."""
+        requests = [self._under_way, self._failure[1] if self._failure is not None else None]
+        return [held for request in requests if request is not None for held in request.done]
 
     def take(self) -> list[Answer]:
         """The answers to polls since the last call.

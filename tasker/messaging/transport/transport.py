@@ -23,6 +23,7 @@ import psycopg
 from kombu.exceptions import ChannelError
 from kombu.transport import base, virtual
 
+from tasker.messaging.connecting import ANSWER_TIMEOUT_SECONDS
 from tasker.messaging.transport import channel as channels
 from tasker.messaging.transport.address import SCHEME, dsn_of_broker, masked
 from tasker.messaging.transport.payload import decode_message
@@ -38,7 +39,11 @@ HOUSEKEEPING_SECONDS = 5.0
 
 
 class Transport(virtual.Transport):
-    """The broker connection. Transport options: ``housekeeping_interval`` (seconds)."""
+    """The broker connection.
+
+    Transport options, both in seconds: ``housekeeping_interval``, and ``answer_timeout``, the longest silence of the
+    server in the middle of a call; then the connection counts as lost.
+    """
 
     Channel = channels.Channel
 
@@ -74,6 +79,7 @@ class Transport(virtual.Transport):
         interval = float(client.transport_options.get("housekeeping_interval", HOUSEKEEPING_SECONDS))
         # Workers that start together shall not do their housekeeping together.
         self._housekeeping_seconds = interval * random.uniform(0.8, 1.2)
+        self._answer_timeout = float(client.transport_options.get("answer_timeout", ANSWER_TIMEOUT_SECONDS))
         self._reset()
 
     def _reset(self) -> None:
@@ -85,6 +91,7 @@ class Transport(virtual.Transport):
         self._done: deque[Held] = deque()
         self._inbox: deque[tuple[str, dict[str, Any]]] = deque()
         self._next_housekeeping = monotonic() + self._housekeeping_seconds
+        self._tend_next = False
 
     # -- the connection -----------------------------------------------------------------------------------------
 
@@ -108,7 +115,12 @@ class Transport(virtual.Transport):
         """Open a session; whatever an earlier one held went back to the queues."""
         self._forget_channels()
         timeout = getattr(self.client, "connect_timeout", None) or 5
-        self._session = Session(self.dsn, name="tasker-broker", connect_timeout_seconds=float(timeout))
+        self._session = Session(
+            self.dsn,
+            name="tasker-broker",
+            connect_timeout_seconds=float(timeout),
+            answer_timeout_seconds=self._answer_timeout,
+        )
         return self
 
     def verify_connection(self, connection: Transport) -> bool:
@@ -129,7 +141,6 @@ class Transport(virtual.Transport):
                 session.detach(sorted(self._read_from))
         finally:
             self._forget_channels()
-            self._session = None
             session.close()
 
     def _forget_channels(self) -> None:
@@ -139,6 +150,9 @@ class Transport(virtual.Transport):
         self.channels.clear()
         self._avail_channels.clear()
         _owe(self.dsn, self._done)
+        session, self._session = self._session, None
+        if session is not None:
+            _owe(self.dsn, session.unacknowledged)
         self._reset()
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
@@ -175,16 +189,27 @@ class Transport(virtual.Transport):
         self._leave_event_loop()
 
     def _on_readable(self) -> None:
-        self.session.receive()
+        session = self.session
+        waited = session.polling
+        session.receive()
         self._take_answers()
         while self._inbox:
             self._deliver_next()
+        if self._tend_next and waited and not session.polling:
+            # The loop waits for this call, so it is made right after an answer, and not into a silence.
+            self._tend_next = False
+            session.tend()
 
     def _on_tick(self) -> None:
         # Called before the loop waits. Messages are delivered when the session is readable and only then, so that what
         # a delivery leaves for the loop to do (acknowledging) is done in its next round, and not after it has waited.
         session = self.session
         if session.polling:
+            try:
+                session.check_answer()
+            except PollFailed as error:
+                _owe(self.dsn, error.request.done)
+                raise
             return
         self._take_answers()
         request = self._next_request()
@@ -192,14 +217,21 @@ class Transport(virtual.Transport):
             # Brought along by another query: an empty poll makes the session readable, and the loop come round.
             request = PollRequest()
         if request is not None:
-            session.begin_poll(request)
+            try:
+                session.begin_poll(request)
+            except PollFailed as error:
+                _owe(self.dsn, error.request.done)
+                raise
 
     def _housekeep(self) -> None:
         # The look at every queue is for news that were lost; none is known to get lost.
         self._reading.look_everywhere()
         self._next_housekeeping = monotonic() + self._housekeeping_seconds
         if self._reading:
-            self.session.tend()
+            if self._loop is None:
+                self.session.tend()
+            else:
+                self._tend_next = True
 
     # -- everywhere else ----------------------------------------------------------------------------------------
 

@@ -126,16 +126,17 @@ class Engine:
         return executor
 
     def loop(self, *executors: Any, heartbeat_seconds: float = 0.2, **options: Any) -> ExecutorLoop:
-        """A loop over ``executors``, with heartbeats."""
+        """A loop over ``executors``, with heartbeats (over ``database``)."""
         slots = [
             Slot(executor, batch_size=50, schedule=IdleSchedule(0.01, options.pop("longest_poll_seconds", 0.05)))
             for executor in executors
         ]
         heartbeat = Heartbeat(
             executors,
-            database=self.database,
+            database=options.pop("database", self.database),
             circuit=self.circuits.get("database"),
             interval_seconds=heartbeat_seconds,
+            patience_seconds=options.pop("heartbeat_patience_seconds", None),
         )
         loop = ExecutorLoop(slots, stop=options.pop("stop", self.stop), wake=WakePipe(), heartbeat=heartbeat, **options)
         self._loops.append(loop)
