@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tasker.handlers.hooks import TaskOutcome
     from tasker.handlers.registry import handler
     from tasker.handlers.step_handler import StepHandler
+    from tasker.workflows.canvas import from_canvas
     from tasker.workflows.declaration import Workflow, workflow
     from tasker.workflows.retry import Retry
 
@@ -63,6 +64,7 @@ _HOMES = {
     "ValueNotStorable": "tasker.errors",
     "Workflow": "tasker.workflows.declaration",
     "celery": "tasker.app",
+    "from_canvas": "tasker.workflows.canvas",
     "handler": "tasker.handlers.registry",
     "workflow": "tasker.workflows.declaration",
 }
@@ -96,6 +98,7 @@ __all__ = [
     "ValueNotStorable",
     "Workflow",
     "celery",
+    "from_canvas",
     "handler",
     "workflow",
 ]

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
+from typing_extensions import Unpack
+
+from tasker.workflows.celery_calls import CeleryOptions
 from tasker.workflows.code_places import callers_names, callers_place, place_of
 from tasker.workflows.declared import StepDeclaration, callable_path, declarations_of, mark_step, remember
 from tasker.workflows.loading import build_template, check_step
@@ -198,13 +201,13 @@ class Workflow:
         depends_on: Iterable[Needed] = (),
         args: Iterable[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
-        queue: str | None = None,
         retry: Retry | None = None,
         timeout_seconds: float | None = None,
         namespace: str | None = None,
         system_dependency: str | _Unset | None = UNSET,
         result_schema: Mapping[str, Any] | None = None,
         description: str | None = None,
+        **options: Unpack[CeleryOptions],
     ) -> StepReference:
         """Declare an ordinary Celery task as a step.
 
@@ -216,13 +219,15 @@ class Workflow:
                 parts of a result and of the context. Without ``args`` and ``kwargs`` the task is called with
                 ``context=`` and ``results=``.
             kwargs: keyword arguments, likewise.
-            queue: Celery queue to send to; Celery's routing decides when left out.
             retry: as for ``step``.
             timeout_seconds: as for ``step``.
             namespace: as for ``step``.
             system_dependency: as for ``step``.
             result_schema: as for ``step``.
             description: as for ``step``.
+            options: how it is sent: ``queue``, ``exchange``, ``routing_key``, ``priority``, ``expires``,
+                ``countdown``, ``time_limit``, ``soft_time_limit``, ``ignore_result``, ``serializer``, ``terminate``,
+                as ``CeleryOptions`` has them.
 
         Returns:
             what ``depends_on`` of later steps can name.
@@ -231,7 +236,7 @@ class Workflow:
             InvalidTemplate: the declaration is wrong.
         """
         place, file = callers_place(inspect.currentframe())
-        call = {"args": None if args is None else list(args), "kwargs": kwargs and dict(kwargs), "queue": queue}
+        call = {"args": None if args is None else list(args), "kwargs": kwargs and dict(kwargs), **options}
         step = {
             "name": name,
             "description": description,
@@ -246,8 +251,30 @@ class Workflow:
             "result_schema": None if result_schema is None else dict(result_schema),
             **({} if isinstance(system_dependency, _Unset) else {"system_dependency": system_dependency}),
         }
-        self._add(step, place, file)
+        self.add_step(step, place, file)
         return StepReference(name)
+
+    def add_step(self, step: Mapping[str, Any], place: Place | None = None, file: str | None = None) -> None:
+        """Add a step as a template writes it; for programs that make workflows.
+
+        Args:
+            step: the step's fields.
+            place: the line to name in errors.
+            file: the file to name in errors.
+
+        Raises:
+            InvalidTemplate: something of it is wrong.
+        """
+        step = {key: value for key, value in step.items() if value is not None or key == "system_dependency"}
+        if step["name"] in self._step_names:
+            raise self._wrong("another step has this name", place, file, step=step["name"], field="name")
+        places: dict[Path_, Place] = {} if place is None else {("steps", 0): place}
+        check_step(Source({"steps": [step]}, file, places, _PYTHON_SPELLING))
+        if place is not None:
+            self._places["steps", len(self._steps)] = place
+        self._steps.append(step)
+        self._step_names[step["name"]] = None
+        self._template = None
 
     # -- hooks ------------------------------------------------------------------------------------------------
 
@@ -320,7 +347,7 @@ class Workflow:
             except TypeUnusable as error:
                 raise self._wrong(f"the function returns {error}", place, file, step=step_name) from error
         handler = {"callable": path, "initialization": settings}
-        self._add({"name": step_name, **options, "handler": handler, "depends_on": depends_on}, place, file)
+        self.add_step({"name": step_name, **options, "handler": handler, "depends_on": depends_on}, place, file)
         remember(path, target)
         mark_step(target, StepDeclaration(self, step_name, signature))
 
@@ -354,18 +381,6 @@ class Workflow:
                 )
             result.append(name)
         return result
-
-    def _add(self, step: dict[str, Any], place: Place | None, file: str | None) -> None:
-        step = {key: value for key, value in step.items() if value is not None or key == "system_dependency"}
-        if step["name"] in self._step_names:
-            raise self._wrong("another step has this name", place, file, step=step["name"], field="name")
-        places: dict[Path_, Place] = {} if place is None else {("steps", 0): place}
-        check_step(Source({"steps": [step]}, file, places, _PYTHON_SPELLING))
-        if place is not None:
-            self._places["steps", len(self._steps)] = place
-        self._steps.append(step)
-        self._step_names[step["name"]] = None
-        self._template = None
 
     def _input(self, schema: Any) -> tuple[TypedValue | None, dict[str, Any] | None]:
         if schema is None or isinstance(schema, Mapping):

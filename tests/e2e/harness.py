@@ -50,9 +50,11 @@ def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = P
 
 
 class CeleryProcess:
-    """One ``celery -A tasker …`` process, in a session of its own so that all of it can be killed."""
+    """One ``celery -A … …`` process, in a session of its own so that all of it can be killed."""
 
-    def __init__(self, name: str, arguments: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], env: Mapping[str, str], folder: Path, app: str = "tasker"
+    ) -> None:
         self.name = name
         self.log_path = folder / f"{name}.log"
         self.ended_at = 0.0
@@ -60,7 +62,7 @@ class CeleryProcess:
 
         self._log = self.log_path.open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "tasker", *arguments],
+            [sys.executable, "-m", "celery", "-A", app, *arguments],
             cwd=folder,
             env=dict(env),
             stdin=subprocess.DEVNULL,
@@ -173,11 +175,16 @@ class Cluster:
     # -- processes ------------------------------------------------------------------------------------------------
 
     def worker(
-        self, *arguments: str, name: str | None = None, ready: bool = True, env: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        name: str | None = None,
+        ready: bool = True,
+        env: Mapping[str, str] | None = None,
+        app: str = "tasker",
     ) -> CeleryProcess:
         """A worker, ready to work unless ``ready`` is false."""
         name = name or f"w{next(self._numbers)}"
-        process = self._start(name, ["worker", "-n", f"{name}@test", "-l", "info", *arguments], env)
+        process = self._start(name, ["worker", "-n", f"{name}@test", "-l", "info", *arguments], env, app)
         if ready:
             process.wait_for_log(rf"{name}@test ready\.")
         return process
@@ -198,8 +205,10 @@ class Cluster:
         replies = self.app.control.inspect(timeout=2).active() or {}
         return [found for tasks in replies.values() for found in tasks if found["name"] == task]
 
-    def _start(self, name: str, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> CeleryProcess:
-        process = CeleryProcess(name, arguments, {**self.env, **(env or {})}, self.folder)
+    def _start(
+        self, name: str, arguments: Sequence[str], env: Mapping[str, str] | None = None, app: str = "tasker"
+    ) -> CeleryProcess:
+        process = CeleryProcess(name, arguments, {**self.env, **(env or {})}, self.folder, app)
         self.processes.append(process)
         return process
 

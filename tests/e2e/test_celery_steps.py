@@ -1,0 +1,235 @@
+"""Steps that are tasks of a Celery program which has its own broker, Redis, and knows nothing of Tasker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from redis import Redis
+
+from tasker import Retry, Workflow, workflow
+from tasker.client.handle import TaskHandle
+from tasker.database.scratch import ScratchDatabases
+from tests.e2e.harness import CeleryProcess, Cluster, wait_until
+from tests.sql_kit import assert_legal
+
+HERE = Path(__file__).parent
+REDIS_URL = os.environ.get("TASKER_TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
+AT_ONCE = Retry(max_attempts=5, backoff="none")
+ONCE = Retry(max_attempts=1)
+
+SETTINGS = """
+broker_url = result_backend = {url!r}
+broker_transport_options = result_backend_transport_options = {{"global_keyprefix": {prefix!r}}}
+task_default_queue = "shop"
+# None of this is to reach the callbacks, which belong to Tasker.
+task_routes = {{"*": {{"queue": "shop", "routing_key": "elsewhere"}}}}
+task_serializer = "pickle"
+accept_content = ["pickle", "json"]
+worker_enable_remote_control = True
+"""
+
+
+class Shop:
+    """The Celery program's worker, and Tasker's beside it, each on its own broker."""
+
+    def __init__(self, cluster: Cluster, prefix: str) -> None:
+        self.cluster = cluster
+        self.redis = Redis.from_url(REDIS_URL)
+        self.prefix = prefix
+        self.tasker = cluster.worker("-P", "threads", "-c", "3", "-Q", "foreign,orchestration", name="tasker")
+        self.worker = self.start_worker()
+
+    def start_worker(self, name: str = "shop") -> CeleryProcess:
+        nothing_of_tasker = dict.fromkeys(("DATABASE_URL", "TASKER_ENGINE__HANDLER_MODULES"), "")
+        path = {"PYTHONPATH": os.pathsep.join([str(HERE / "foreign"), str(self.cluster.folder)])}
+        return self.cluster.worker(
+            "-c", "2", "-Q", "shop", name=name, app="foreign_shop", env={**nothing_of_tasker, **path}
+        )
+
+    def start(self, task: str, context: dict[str, Any] | None = None, **step: Any) -> TaskHandle:
+        """Start a workflow of one step, which is a task of the program."""
+        made = one_step(task, **step)
+        self.cluster.register(made)
+        (handle,) = self.cluster.start(made, context or {})
+        return handle
+
+    def step(self, handle: TaskHandle) -> dict[str, Any]:
+        (row,) = self.cluster.rows("SELECT * FROM tasker.workflow_steps WHERE task_uuid = %s", handle.task_uuid)
+        return row
+
+    def run(self, task: str, context: dict[str, Any] | None = None, **step: Any) -> dict[str, Any]:
+        """Run such a workflow to its end; its step."""
+        handle = self.start(task, context, **step)
+        handle.wait(30)
+        return self.step(handle)
+
+    def close(self) -> None:
+        keys = list(self.redis.scan_iter(f"{self.prefix}*"))
+        if keys:
+            self.redis.delete(*keys)
+        self.redis.close()
+
+
+def one_step(task: str, **step: Any) -> Workflow:
+    made = workflow("foreign", f"w_{uuid.uuid4().hex[:12]}", version="1.0.0")
+    made.celery_step(
+        "step", task=f"foreign_shop.{task}", **{"timeout_seconds": 30, "retry": AT_ONCE, "args": [], **step}
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def shop(tasker_server: ScratchDatabases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    try:
+        with Redis.from_url(REDIS_URL) as redis:
+            redis.ping()
+    except Exception as error:
+        pytest.skip(f"no Redis answers at {REDIS_URL} ({error}); TASKER_TEST_REDIS_URL names another")
+    url, folder, prefix = tasker_server.create(), tmp_path_factory.mktemp("foreign"), f"tasker-test-{uuid.uuid4()}:"
+    (folder / "foreign_settings.py").write_text(SETTINGS.format(url=REDIS_URL, prefix=prefix))
+    env = {"TASKER_ENGINE__CELERY_STEPS__CONFIG_MODULE": "foreign_settings", "C_FORCE_ROOT": "1"}
+    cluster = Cluster(url, folder, env)
+    cluster.register(one_step("add"))  # makes the namespace
+    made = Shop(cluster, prefix)
+    yield made
+    report = cluster.report()
+    cluster.close()
+    made.close()
+    # Shown by pytest with a test that failed.
+    print(report)
+    assert_legal(url)
+    tasker_server.drop(url)
+
+
+def test_a_task_of_a_program_that_does_not_know_tasker_is_a_step(shop: Shop) -> None:
+    step = shop.run("charge", {"amount": 7, "who": "ada"}, args=[{"$context": "/amount"}], kwargs={"card": "visa"})
+    assert (step["state"], step["results"]) == ("complete", {"receipt": "visa:7", "knows_tasker": False})
+    assert step["attempts"] == 1
+    shop.worker.wait_for_log(rf"charge\[{step['step_uuid']}:1\] succeeded")
+
+
+def test_what_it_raises_is_told_by_its_result_backend(shop: Shop) -> None:
+    step = shop.run("charge", args=[1, 2], kwargs={"card": "visa"}, retry=ONCE)
+    assert (step["state"], step["error"]["type"]) == ("error", "TypeError")
+    assert "positional argument" in step["error"]["message"]
+    # A class of that name is enough: no second attempt.
+    step = shop.run("charge", args=[-1], kwargs={"card": "visa"})
+    assert (step["state"], step["attempts"], step["error"]["message"]) == ("error", 1, "cannot charge -1")
+
+
+def test_a_result_that_cannot_travel_is_a_permanent_error(shop: Shop) -> None:
+    step = shop.run("unsendable")
+    assert (step["state"], step["attempts"], step["error"]["type"]) == ("error", 1, "EncodeError")
+
+
+def test_a_failed_attempt_is_followed_by_another_task(shop: Shop, tmp_path: Path) -> None:
+    step = shop.run("second_call_lucky", args=[str(tmp_path)])
+    assert (step["state"], step["attempts"], step["results"]) == ("complete", 2, "lucky")
+
+
+def test_retries_of_the_task_itself_are_one_attempt(shop: Shop) -> None:
+    step = shop.run("third_time_lucky")
+    assert (step["state"], step["attempts"], step["results"]) == ("complete", 1, 2)
+
+
+def test_a_task_that_replaces_itself_by_a_chord_has_the_chords_result(shop: Shop) -> None:
+    step = shop.run("becomes_a_chord", args=[[1, 2, 3]])
+    assert (step["state"], step["attempts"], step["results"]) == ("complete", 1, 9)
+
+
+def test_a_sequence_of_calls_goes_where_the_task_that_is_called_goes(shop: Shop) -> None:
+    made = workflow("foreign", "sequence", version="1.0.0")
+    call = {
+        "task": "foreign_shop.add",
+        "args": [],
+        "kwargs": {},
+        "options": {},
+        "subtask_type": None,
+        "immutable": False,
+    }
+    made.celery_step("step", task="celery.starmap", kwargs={"task": call, "it": [[1, 2], [3, 4]]}, timeout_seconds=30)
+    shop.cluster.register(made)
+    (handle,) = shop.cluster.start(made, {})
+    handle.wait(30)
+    assert handle.results == {"step": [3, 7]}
+
+
+def test_a_rejected_message_is_a_failed_attempt_and_an_ignored_one_times_out(shop: Shop) -> None:
+    ignored = shop.start("ignored", timeout_seconds=1, retry=ONCE)
+    rejected = shop.start("rejected", timeout_seconds=2, retry=ONCE)
+    for handle in (ignored, rejected):
+        handle.wait(30)
+    assert (shop.step(ignored)["state"], shop.step(ignored)["error"]["type"]) == ("error", "timeout")
+    # Since Celery 5.7 a rejected message is a failure; before, the worker says nothing, and the step times out.
+    assert (shop.step(rejected)["state"], shop.step(rejected)["error"]["type"]) in (
+        ("error", "Reject"),
+        ("error", "timeout"),
+    )
+
+
+def test_a_result_that_comes_after_the_timeout_changes_nothing(shop: Shop, tmp_path: Path) -> None:
+    step = shop.run("first_call_waits", args=[str(tmp_path)], timeout_seconds=1.5)
+    assert (step["state"], step["attempts"], step["results"]) == ("complete", 2, "attempt 2")
+    (tmp_path / "gate").touch()
+    shop.worker.wait_for_log(rf"first_call_waits\[{step['step_uuid']}:1\] succeeded")
+    callbacks = f"{shop.prefix}tasker_step_results"
+    wait_until(
+        lambda: (
+            not shop.redis.llen(callbacks)
+            and not shop.redis.hlen(f"{shop.prefix}tasker_unacked")
+            and not shop.cluster.value("SELECT count(*) FROM pgmq.q_orchestration_step_results")
+        ),
+        "the late result was looked at",
+    )
+    (again,) = shop.cluster.rows(
+        "SELECT results, fence FROM tasker.workflow_steps WHERE step_uuid = %s", step["step_uuid"]
+    )
+    assert (again["results"], again["fence"]) == ("attempt 2", 2)
+
+
+def test_a_cancelled_task_is_ended_where_the_step_says_so(shop: Shop, tmp_path: Path) -> None:
+    folders = {terminate: tmp_path / str(terminate) for terminate in (True, False)}
+    handles = {}
+    for terminate, folder in folders.items():
+        folder.mkdir()
+        handles[terminate] = shop.start("first_call_waits", args=[str(folder)], terminate=terminate)
+        wait_until(lambda folder=folder: (folder / "pid1").exists() and (folder / "pid1").read_text(), "it runs")  # type: ignore[misc]
+    processes = {terminate: psutil.Process(int((folder / "pid1").read_text())) for terminate, folder in folders.items()}
+    for handle in handles.values():
+        shop.cluster.client.cancel(handle.task_uuid)
+    wait_until(lambda: not processes[True].is_running(), "its process ended")
+    shop.worker.wait_for_log(rf"Tasks flagged as revoked: .*{shop.step(handles[False])['step_uuid']}:1")
+    assert processes[False].is_running()
+    (folders[False] / "gate").touch()
+    shop.worker.wait_for_log(rf"first_call_waits\[{shop.step(handles[False])['step_uuid']}:1\] succeeded")
+    assert {handle.state for handle in handles.values()} == {"cancelled"}
+
+
+def test_a_killed_process_is_a_failed_attempt_at_once(shop: Shop, tmp_path: Path) -> None:
+    handle = shop.start("first_call_waits", args=[str(tmp_path)])
+    wait_until(lambda: (tmp_path / "pid1").exists() and (tmp_path / "pid1").read_text(), "it runs")
+    os.kill(int((tmp_path / "pid1").read_text()), signal.SIGKILL)
+    handle.wait(20)
+    assert handle.results == {"step": "attempt 2"}
+
+
+def test_a_lost_worker_and_a_lost_message_are_noticed_by_the_deadline(shop: Shop, tmp_path: Path) -> None:
+    running = shop.start("first_call_waits", args=[str(tmp_path)], timeout_seconds=3)
+    wait_until(lambda: (tmp_path / "pid1").exists() and (tmp_path / "pid1").read_text(), "it runs")
+    shop.worker.kill_all()
+    waiting = shop.start("add", args=[1, 2], timeout_seconds=3)
+    wait_until(lambda: shop.redis.llen(f"{shop.prefix}shop"), "its message waits")
+    shop.redis.delete(f"{shop.prefix}shop")
+    shop.worker = shop.start_worker("shop2")
+    for handle in (running, waiting):
+        handle.wait(30)
+    assert running.results == {"step": "attempt 2"}
+    assert waiting.results == {"step": 3}
+    assert shop.step(waiting)["attempts"] == 2
