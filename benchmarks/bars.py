@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.reading import (
@@ -15,6 +15,7 @@ from benchmarks.reading import (
     Spread,
     by_round,
     engines,
+    figure,
     fine,
     latency,
     memory,
@@ -24,6 +25,14 @@ from benchmarks.reading import (
     times,
     whole,
 )
+
+GROWTH = (
+    ("finished", "finished tasks", 1_000_000),
+    ("waiting", "tasks scheduled for later", 100_000),
+    ("unserved", "tasks in a queue that nobody serves", 100_000),
+    ("templates", "templates", 10_000),
+)
+"""What may grow without harm, and how large it has to be for its bars."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +64,11 @@ def _unit(form: Callable[[float], str]) -> str:
 
 
 def bars(run: Run) -> list[Bar]:
-    """Each bar with the figure of this run. ``figures`` of a run are those of programs beside the engines' rounds."""
-    figures: Mapping[str, float] = run.get("figures") or {}
+    """Each bar with the figure of this run."""
     inside = run.get("inside") or {}
 
     def against(shape: str, peer: str) -> Spread | None:
         return ratio(throughput(run, HOSTED, shape), throughput(run, peer, shape))
-
-    def known(name: str) -> Spread | None:
-        return single(figures.get(name))
 
     found = []
     for shape, least in (
@@ -92,21 +97,28 @@ def bars(run: Run) -> list[Bar]:
             lambda value: fastest is not None and value < fastest,
         )
     )
-    found.append(_at_most("handoff p50, same executor, ms", 1, known("handoff_same_ms"), fine))
-    found.append(_at_most("handoff p50, another process, ms", 4, known("handoff_other_ms"), fine))
-    found.append(_at_least("dependencies by counters, 10 steps", 10, known("dependencies_ratio"), times))
+    found.append(_at_most("handoff p50, same executor, ms", 1, figure(run, "handoff_same_ms"), fine))
+    found.append(_at_most("handoff p50, another process, ms", 4, figure(run, "handoff_other_ms"), fine))
+    found.append(
+        _at_least(
+            "dependencies by counters, 10 steps, 50 completions at once", 10, figure(run, "dependencies_ratio"), times
+        )
+    )
     found.append(_at_least("create_many, tasks/s", 5000, Spread.of(inside.get("create_many", [])), whole))
     found.append(_at_least("create, tasks/s", 500, Spread.of(inside.get("create", [])), whole))
-    found.append(_at_least("results of other languages/s", 10_000, known("other_languages_per_second"), whole))
-    found.append(_at_least("1,000,000 finished tasks, against none", 0.9, known("growth_finished"), times))
-    found.append(_at_least("100,000 waiting tasks, against none", 0.9, known("growth_waiting"), times))
-    found.append(_at_least("10,000 templates, against one", 0.9, known("growth_templates"), times))
+    found.append(_at_least("results of other languages/s", 10_000, figure(run, "other_languages_per_second"), whole))
+    for name, what, size in GROWTH:
+        rate, p50 = (figure(run, f"growth_{name}{part}", size) for part in ("", "_p50"))
+        found.append(_at_least(f"{size:,} {what}: throughput, against none", 0.9, rate, times))
+        found.append(_at_most(f"{size:,} {what}: latency p50, against none", 1.1, p50, times))
     idle = single(inside.get("idle", {}).get("executor"))
     found.append(_at_most("idle executor, statements/s", 1, idle, fine))
     found.append(_at_most("CPU s for 1,000 steps, servers and workers", 0.15, _servers_and_workers(run), fine))
     held = single(memory(run, HOSTED, first=True))
     found.append(_at_most("Celery worker of two executors, MB", 250, held, whole))
-    found.append(_at_most("memory after 1,000,000 steps, against 10,000", 1.1, known("memory_growth"), times))
+    found.append(
+        _at_most("memory after 1,000,000 steps, against 10,000", 1.1, figure(run, "memory_growth", 1_000_000), times)
+    )
     return found
 
 

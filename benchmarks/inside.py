@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.engines.base import Place
@@ -73,13 +73,15 @@ def database(postgresql: PostgreSQL, shape: Shape = CHAIN) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def executor_here(url: str, batch: int) -> Iterator[ExecutorLoop]:
-    """One step executor in this process, with batches of at most that size."""
+def executor_here(
+    url: str, batch: int, kinds: Sequence[ExecutorKind] = (ExecutorKind.STEP_EXECUTOR,)
+) -> Iterator[ExecutorLoop]:
+    """Executors in this process, one for steps unless told otherwise, which takes at most ``batch`` at once."""
     sized = environment(url, TASKER_EXECUTOR_POOLS__STEP_EXECUTOR__BATCH_SIZE=str(batch))
     stop = StopSignal()
     try:
         with OrchestrationCore.from_settings(ConfigManager.load(environ=sized), database_url=url) as core:
-            with core.build_loop([ExecutorKind.STEP_EXECUTOR], [QUEUE], stop=stop, worker="bench@here") as loop:
+            with core.build_loop(kinds, [QUEUE], stop=stop, worker="bench@here") as loop:
                 yield loop
     finally:
         stop.close()

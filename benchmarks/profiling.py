@@ -27,8 +27,7 @@ import psycopg
 from benchmarks import inside
 from benchmarks.engines.tasker_setup import environment
 from benchmarks.meters import Meter
-from benchmarks.reading import Table, fine
-from benchmarks.report import markdown
+from benchmarks.reading import Table, fine, markdown
 from benchmarks.servers import PostgreSQL, end_in_order, name_of, servers
 from benchmarks.shapes import SHAPES, Shape
 from tasker import Tasker

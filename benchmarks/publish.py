@@ -10,8 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.reading import Run
-from benchmarks.report import TABLES, markdown, origin
+from benchmarks.reading import Run, markdown
+from benchmarks.report import TABLES, origin
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "explanation" / "performance.md"

@@ -120,6 +120,12 @@ def memory(run: Run, engine: str, *, first: bool = False) -> float | None:
     return max(seen) / 2**20 if seen else None
 
 
+def figure(run: Run, name: str, least_size: float = 0.0) -> Spread | None:
+    """A figure of `benchmarks.figures`; None if it was measured with something smaller than that."""
+    found = (run.get("figures") or {}).get(name)
+    return Spread.of(found["values"]) if found and found["size"] >= least_size else None
+
+
 # -- how they are written ----------------------------------------------------------------------------------------
 
 
@@ -146,3 +152,17 @@ def single(figure: float | None) -> Spread | None:
 def cell(spread: Spread | None, form: Callable[[float], str]) -> str:
     """The figure as tables show it."""
     return NOTHING if spread is None else spread.text(form)
+
+
+def markdown(table: Table) -> str:
+    """A table as Markdown that reads well as it is; empty when it has no rows."""
+    title, head, rows = table
+    if not rows:
+        return ""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in (head, *rows)
+    ]
+    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return f"### {title}\n\n" + "\n".join(lines) + "\n"

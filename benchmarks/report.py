@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from benchmarks.bars import bars
+from benchmarks.figures import tables
 from benchmarks.reading import (
     BARE,
     FLOOR,
@@ -19,6 +20,7 @@ from benchmarks.reading import (
     engines,
     fine,
     latency,
+    markdown,
     memory,
     per_step,
     ratio,
@@ -140,6 +142,7 @@ def bar_table(run: Run) -> Table:
 def failure_table(run: Run) -> Table:
     """What was not measured."""
     rows = [[engine, "", "FAILED: " + text.splitlines()[0]] for engine, text in run["failed"].items()]
+    rows += [[f"figures: {name}", "", f"FAILED: {text}"] for name, text in run.get("figures_failed", {}).items()]
     rows += [[engine, shape, reason] for engine, found in run["left_out"].items() for shape, reason in found.items()]
     rows += [[name, "", reason] for name, reason in run["about"]["missing"].items()]
     done, wanted = run.get("rounds", run["plan"]["rounds"]), run["plan"]["rounds"]
@@ -155,23 +158,10 @@ TABLES: Sequence[Callable[[Run], Table]] = (
     latency_table,
     cost_table,
     inside_table,
+    *tables.TABLES,
     bar_table,
     failure_table,
 )
-
-
-def markdown(table: Table) -> str:
-    """A table as Markdown that reads well as it is; empty when it has no rows."""
-    title, head, rows = table
-    if not rows:
-        return ""
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in (head, *rows)
-    ]
-    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    return f"### {title}\n\n" + "\n".join(lines) + "\n"
 
 
 def origin(run: Run) -> str:

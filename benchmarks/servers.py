@@ -66,6 +66,12 @@ class PostgreSQL:
         """Drop a database made here, whoever is connected."""
         self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name_of(url))
 
+    def size(self, url: str) -> int:
+        """Bytes of a database on disk."""
+        row = self._connection.execute("SELECT pg_database_size(%s)", [name_of(url)]).fetchone()
+        assert row is not None
+        return int(row[0])
+
     def written(self) -> tuple[int, int]:
         """Transactions that wrote, and bytes of WAL, of the whole server since its beginning. Exact at once.
 
@@ -179,7 +185,13 @@ class Servers:
 
 @contextlib.contextmanager
 def servers(
-    *, database_url: str | None, redis_url: str, amqp_url: str, redis: bool = True, rabbitmq: bool = True
+    *,
+    database_url: str | None,
+    redis_url: str = "",
+    amqp_url: str = "",
+    redis: bool = True,
+    rabbitmq: bool = True,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Servers]:
     """Find or start the servers of a run.
 
@@ -189,12 +201,15 @@ def servers(
         amqp_url: where RabbitMQ may be.
         redis: whether it is needed.
         rabbitmq: whether it is needed.
+        settings: more settings of the embedded server.
     """
     with contextlib.ExitStack() as stack:
         log = None
         if database_url is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tasker-bench-", dir="/tmp"))
-            embedded = stack.enter_context(EmbeddedServer.start(Path(folder), settings=SETTINGS))
+            embedded = stack.enter_context(
+                EmbeddedServer.start(Path(folder), settings={**SETTINGS, **(settings or {})})
+            )
             database_url, log = embedded.database_url("postgres"), embedded.log_path
         found = Servers(PostgreSQL(database_url, log))
         stack.callback(found.postgresql.close)

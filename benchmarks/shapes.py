@@ -7,12 +7,13 @@ that "each handler ran exactly once" is counted and not believed (`Runs`).
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 MODULUS = 2**31
@@ -25,7 +26,7 @@ class Shape:
     name: str
     parents: Mapping[str, Sequence[str]] = field(hash=False)
 
-    @cached_property
+    @functools.cached_property
     def positions(self) -> dict[str, int]:
         """Step name to its place in topological order, from 0."""
         return {name: position for position, name in enumerate(self.parents)}
@@ -35,7 +36,7 @@ class Shape:
         """Steps per task."""
         return len(self.parents)
 
-    @cached_property
+    @functools.cached_property
     def last(self) -> str:
         """The one step that nothing depends on: its value is the task's."""
         inner = {parent for parents in self.parents.values() for parent in parents}
@@ -95,6 +96,14 @@ SHAPES: dict[str, Shape] = {
         fan("wide2000", 2000),
     )
 }
+
+
+@functools.cache
+def shape_of(name: str) -> Shape:
+    """The shape of this name: one of `SHAPES`, or ``wide<number>``, any other fan of that width."""
+    if name not in SHAPES and (width := re.fullmatch(r"wide(\d+)", name)):
+        return fan(name, int(width[1]))
+    return SHAPES[name]
 
 
 class WrongResult(Exception):

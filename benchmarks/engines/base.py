@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.shapes import SHAPES, Runs, Shape, WrongResult
+from benchmarks.shapes import SHAPES, Runs, Shape, WrongResult, shape_of
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,10 @@ def serve(engine_type: type[Engine]) -> None:
                         answer = {"name": engine.name, "shapes": list(engine.shapes), "settles": engine.settles}
                     case "throughput":
                         answer = engine.throughput(
-                            SHAPES[command["shape"]], command["tasks"], command.get("timeout", 600)
+                            shape_of(command["shape"]), command["tasks"], command.get("timeout", 600)
                         )
                     case "latency":
-                        answer = engine.latency(SHAPES[command["shape"]], command["tasks"])
+                        answer = engine.latency(shape_of(command["shape"]), command["tasks"])
                     case "pids":
                         answer = {"pids": list(engine.pids())}
                     case "stop":

@@ -1,4 +1,4 @@
-"""A process with one executor loop and no Celery: ``python -m benchmarks.engines.tasker_executor steps|orchestration``.
+"""An executor loop without Celery: ``python -m benchmarks.engines.tasker_executor steps|orchestration <queue>``.
 
 The database comes from ``DATABASE_URL``; SIGTERM ends it.
 """
@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 
-from benchmarks.engines.tasker_setup import QUEUE
 from tasker.core import OrchestrationCore
 from tasker.executors.executor import ORCHESTRATION_KINDS, ExecutorKind
 from tasker.executors.stop import StopSignal
@@ -24,7 +23,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with OrchestrationCore.from_settings() as core:
         worker = f"{sys.argv[1]}-{os.getpid()}@{socket.gethostname()}"
-        with core.build_loop(KINDS[sys.argv[1]], [QUEUE], stop=stop, worker=worker) as loop:
+        with core.build_loop(KINDS[sys.argv[1]], [sys.argv[2]], stop=stop, worker=worker) as loop:
             loop.run()
 
 

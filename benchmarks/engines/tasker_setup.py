@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -37,12 +38,13 @@ def environment(database_url: str, **more: str) -> dict[str, str]:
     }
 
 
-def template_of(shape: Shape) -> str:
-    """The shape as a YAML template."""
-    lines = [f"name: {shape.name}", f"namespace_name: {NAMESPACE}", "version: 1.0.0", "steps:"]
-    for step, parents in shape.parents.items():
+def template_of(shape: Shape, namespaces: Sequence[str] = (NAMESPACE,), handler: str = "step") -> str:
+    """The shape as a YAML template; several namespaces take turns at its steps, the first is the workflow's own."""
+    lines = [f"name: {shape.name}", f"namespace_name: {namespaces[0]}", "version: 1.0.0", "steps:"]
+    for (step, parents), namespace in zip(shape.parents.items(), itertools.cycle(namespaces), strict=False):
         lines.append(f"  - name: {step}")
-        lines.append(f'    handler: {{callable: "{HANDLERS}:step"}}')
+        lines.append(f"    namespace: {namespace}")
+        lines.append(f'    handler: {{callable: "{HANDLERS}:{handler}"}}')
         if parents:
             lines.append(f"    depends_on: [{', '.join(parents)}]")
     return "\n".join(lines) + "\n"
@@ -54,12 +56,12 @@ def set_up(database_url: str, *shapes: Shape) -> dict[str, int]:
     return {shape.name: register(database_url, shape) for shape in shapes}
 
 
-def register(database_url: str, shape: Shape) -> int:
-    """Register the shape as a workflow; its number there."""
+def register(database_url: str, shape: Shape, namespaces: Sequence[str] = (NAMESPACE,), handler: str = "step") -> int:
+    """Register the shape as a workflow (`template_of`); its number there."""
     database = Database(database_url)
     try:
         registry = TemplateRegistry(database, ConfigManager.load(environ=environment(database_url)))
-        return registry.register(load_template(template_of(shape))).named_task_id
+        return registry.register(load_template(template_of(shape, namespaces, handler))).named_task_id
     finally:
         database.close()
 
@@ -78,9 +80,9 @@ def start_celery_worker(workers: Workers, database_url: str, executors: int) -> 
     )
 
 
-def start_plain_executor(workers: Workers, name: str, kind: str, database_url: str) -> None:
+def start_plain_executor(workers: Workers, name: str, kind: str, database_url: str, queue: str = QUEUE) -> None:
     """A process with one executor loop (``steps`` or ``orchestration``), without Celery."""
-    program = [sys.executable, "-m", "benchmarks.engines.tasker_executor", kind]
+    program = [sys.executable, "-m", "benchmarks.engines.tasker_executor", kind, queue]
     workers.start(name, program, environment(database_url))
 
 
