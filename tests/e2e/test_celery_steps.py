@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
+from celery import Celery, chain, chord, group, signature
+from celery.canvas import Signature, xmap
 from redis import Redis
 
-from tasker import Retry, Workflow, workflow
+from tasker import Retry, Workflow, from_canvas, workflow
+from tasker.app import REDIS_OPTIONS
 from tasker.client.handle import TaskHandle
 from tasker.database.scratch import ScratchDatabases
+from tasker.executors.stop import StopSignal
+from tasker.hosting.callbacks import CallbackReceiver
+from tasker.hosting.delegation import STEP_SUCCEEDED, CelerySteps, StepApp
 from tests.e2e.harness import CeleryProcess, Cluster, wait_until
 from tests.sql_kit import assert_legal
 
@@ -161,6 +169,60 @@ def test_a_sequence_of_calls_goes_where_the_task_that_is_called_goes(shop: Shop)
     assert handle.results == {"step": [3, 7]}
 
 
+def canvases(app: Celery) -> dict[str, Signature]:
+    """Canvases of which Celery's eager mode makes something else than its workers, and one with all there is."""
+
+    def seen(*args: Any, immutable: bool = False) -> Signature:
+        return signature("foreign_shop.seen", args=args, immutable=immutable, app=app)
+
+    a, b, c, d = (seen(name) for name in "abcd")
+    found = {
+        "everything": chain(
+            seen("first"), group(chain(a, group(b, c), d), chord([a.clone(), seen("e")], seen())), b.clone(), c.clone()
+        ),
+        "a header that ends in a group": chord([a, chain(b, group(c, d))], seen()),
+        "a group in a header": chord([group(a, b), c], seen()),
+        "groups in groups": chain(group(group(a, group(b)), c), seen()),
+        "a group of one in a chain": chain(a, group([b]), c),
+        "a chain that begins with a group of one": chain([group([a]), b]),
+        "a group of one before a task": group([a]) | b,
+        "a group as a body": chain(chord([a, b], group(c, d)), seen()),
+        "a group after a group": chain(group(a, b), group(c, d), seen()),
+        "immutable tasks": chain(a, seen("b", immutable=True), group(seen("c", immutable=True), d), seen("last")),
+        "map": chain(xmap(signature("foreign_shop.add_up", app=app), [[1, 2], [3]], app=app), seen()),
+    }
+    return {name: chain([canvas, seen("end")], app=app) for name, canvas in found.items()}
+
+
+def test_a_canvas_computes_as_a_workflow_what_it_computes_in_celery(shop: Shop) -> None:
+    app = Celery("client", set_as_current=False)
+    prefix = {"global_keyprefix": shop.prefix}
+    app.conf.update(
+        broker_url=REDIS_URL,
+        result_backend=REDIS_URL,
+        broker_transport_options=prefix,
+        result_backend_transport_options=prefix,
+        task_default_queue="shop",
+    )
+    made = {}
+    for number, (name, canvas) in enumerate(canvases(app).items()):
+        made[name] = from_canvas(canvas, "foreign", f"canvas_{number}", version="1.0.0", timeout_seconds=30)
+    shop.cluster.register(*made.values())
+    handles = {name: shop.cluster.start(flow, {})[0] for name, flow in made.items()}
+    for handle in handles.values():
+        handle.wait(30)
+    sent = {name: canvas.apply_async() for name, canvas in canvases(app).items()}
+    expected = {name: result.get(timeout=30) for name, result in sent.items()}
+    app.close()
+    found = {name: handle.results[made[name].template.steps[-1].name] for name, handle in handles.items()}
+    # Celery turns groups in groups round; a workflow keeps them as they are written.
+    for name in ("a group in a header", "groups in groups"):
+        assert found[name] == [[[["a"], ["b"], ["c"]]], "end"]
+        for values in (found, expected):
+            values[name][0][0].sort()
+    assert found == expected
+
+
 def test_a_rejected_message_is_a_failed_attempt_and_an_ignored_one_times_out(shop: Shop) -> None:
     ignored = shop.start("ignored", timeout_seconds=1, retry=ONCE)
     rejected = shop.start("rejected", timeout_seconds=2, retry=ONCE)
@@ -233,3 +295,27 @@ def test_a_lost_worker_and_a_lost_message_are_noticed_by_the_deadline(shop: Shop
     assert running.results == {"step": "attempt 2"}
     assert waiting.results == {"step": 3}
     assert shop.step(waiting)["attempts"] == 2
+
+
+def test_an_outcome_that_was_not_posted_when_its_reader_stopped_is_read_by_the_next(shop: Shop) -> None:
+    app = Celery("client", broker=REDIS_URL, set_as_current=False)
+    app.conf.broker_transport_options = {**REDIS_OPTIONS, "global_keyprefix": shop.prefix}
+    steps = CelerySteps(lambda: StepApp(app, "others", is_other=True))
+    posted: list[Any] = []
+    tried = threading.Event()
+
+    def refuse(outcome: Any) -> None:
+        tried.set()
+        raise psycopg.OperationalError("away")
+
+    app.send_task(STEP_SUCCEEDED, (5,), {"step": {}}, queue="others")
+    for post, done in ((refuse, tried.is_set), (posted.append, lambda: posted)):
+        stop = StopSignal()
+        receiver = CallbackReceiver(steps, post, max_result_bytes=1000, stop=stop)
+        receiver.start()
+        wait_until(done, "it was read")
+        stop.set()
+        receiver.end()
+        stop.close()
+    app.close()
+    assert [outcome["results"] for outcome in posted] == [5]

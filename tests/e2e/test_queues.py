@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tasker import Retry, workflow
 from tests.e2e import workflows
 from tests.e2e.harness import Cluster
 
@@ -59,6 +60,28 @@ def test_a_step_that_is_a_celery_task_is_revoked_when_its_workflow_is_cancelled(
     gate.touch()
     cards.wait_for_log(r"Discarding revoked task: tests\.e2e\.celery_tasks\.charge_card")
     assert handle.state == "cancelled"
+
+
+def test_the_worker_tells_of_a_process_that_was_killed_in_a_celery_task_and_goes_on(cluster: Cluster) -> None:
+    flow = workflow("e2e", "killed", version="1.0.0")
+    flow.celery_step(
+        "die",
+        task="tests.e2e.celery_tasks.die_once",
+        args=[str(cluster.folder)],
+        queue="cards",
+        timeout_seconds=60,
+        retry=Retry(max_attempts=2, backoff="none"),
+    )
+    cluster.register(flow)
+    cluster.worker("-P", "threads", "-c", "2", "-Q", "e2e,orchestration", name="tasker")
+    cards = cluster.worker("-P", "prefork", "-c", "1", "-Q", "cards", "-I", "tests.e2e.celery_tasks", name="cards")
+    (handle,) = cluster.start(flow, {})
+    handle.wait(30)
+    assert handle.results == {"die": "lived"}
+    reasons = cluster.rows("SELECT reason FROM tasker.workflow_step_transitions WHERE to_state = 'waiting_for_retry'")
+    assert len(reasons) == 1
+    assert "WorkerLostError" in cards.log
+    assert "raised an exception" not in cards.log  # of the callback in the main process
 
 
 def test_a_program_that_has_only_celery_starts_a_workflow_once_per_key_or_message(cluster: Cluster) -> None:

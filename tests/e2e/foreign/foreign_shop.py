@@ -40,6 +40,11 @@ def add_up(numbers: list[int]) -> int:
 
 
 @app.task
+def seen(*args: Any) -> list[Any]:
+    return list(args)
+
+
+@app.task
 def unsendable() -> object:
     return object()
 

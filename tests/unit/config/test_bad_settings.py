@@ -162,6 +162,19 @@ BAD = [
         says=('pgmq.broker = "redis://:********@cache": unknown key',),
     ),
     Bad(
+        "a broker that is no URL",
+        "[engine.celery_steps]\nbroker_url = 'shop.example.com'",
+        says=('engine.celery_steps.broker_url = "shop.example.com": must be a URL such as redis://host:6379/0',),
+    ),
+    Bad(
+        "a result backend without the app it is of, its password masked",
+        "[engine.celery_steps]\nresult_backend = 'redis://:sesame@cache'",
+        says=(
+            'engine.celery_steps.result_backend = "redis://:********@cache"',
+            "means nothing without engine.celery_steps.broker_url or config_module",
+        ),
+    ),
+    Bad(
         "DATABASE_URL of another kind names the variable",
         variables={"DATABASE_URL": "sqlite:///x.db"},
         says=('environment variable DATABASE_URL: database.url = "sqlite:///x.db"',),
@@ -209,6 +222,11 @@ BAD = [
             "mine.toml:3: orchestration.executor_lease_seconds = 20: must be at least three heartbeats (30 s)",
             "orchestration.heartbeat_interval_seconds is from settings/base/mine.toml:2",
         ),
+    ),
+    Bad(
+        "no answer within the time that a statement may take",
+        "[database]\nanswer_timeout_seconds = 20",
+        says=("answer_timeout_seconds = 20: must be above database.statement_timeout_ms (30000 ms)",),
     ),
     Bad(
         "more executors at least than at most",

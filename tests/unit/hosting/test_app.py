@@ -27,7 +27,25 @@ print(json.dumps({
 """
 
 
-def configuration(folder: Path, user: str | None = None, **env: str) -> dict[str, Any]:
+SHOW_STEPS = """
+import json
+from tasker.app import steps
+target = steps.target
+with target.app.connection_for_write() as write, target.app.connection_for_read() as read:
+    print(json.dumps({
+        "is_other": target.is_other,
+        "write": write.as_uri(include_password=True),
+        "read": read.as_uri(include_password=True),
+        "options": target.app.conf.broker_transport_options,
+        "backend": target.app.backend.as_uri(include_password=True),
+        "queue": target.callback_queue,
+        "terminate": target.terminate,
+        "default_queue": target.app.conf.task_default_queue,
+    }))
+"""
+
+
+def configuration(folder: Path, user: str | None = None, show: str = SHOW, **env: str) -> dict[str, Any]:
     """What the app has in a process of its own, with ``user`` as the user's settings."""
     if user is not None:
         (folder / "celeryconfig.py").write_text(user)
@@ -35,7 +53,7 @@ def configuration(folder: Path, user: str | None = None, **env: str) -> dict[str
         name: value for name, value in os.environ.items() if not name.startswith(("TASKER_", "CELERY_", "DATABASE_URL"))
     }
     # The checkout's own celeryconfig.py must not count, so it is reached by the installed package alone.
-    source = f"import sys; sys.path.append({str(ROOT)!r}); sys.path.insert(0, '')\n{SHOW}"
+    source = f"import sys; sys.path.append({str(ROOT)!r}); sys.path.insert(0, '')\n{show}"
     done = subprocess.run(
         [sys.executable, "-c", source],
         cwd=folder,
@@ -105,3 +123,53 @@ def test_another_module_may_hold_the_users_settings(tmp_path: Path) -> None:
 def test_an_error_in_the_users_settings_is_shown_and_not_swallowed(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="no_such_name"):
         configuration(tmp_path, "worker_prefetch_multiplier = no_such_name\n")
+
+
+def test_steps_that_are_celery_tasks_go_through_the_workers_own_app_unless_another_is_named(tmp_path: Path) -> None:
+    found = configuration(tmp_path, 'broker_url = "redis://redis.example/3"\n', SHOW_STEPS)
+    assert found["is_other"] is False
+    assert (found["write"], found["queue"]) == ("redis://redis.example:6379/3", "orchestration")
+
+
+def test_the_broker_of_the_steps_is_not_that_of_the_workers(tmp_path: Path) -> None:
+    found = configuration(
+        tmp_path,
+        'broker_url = "redis://redis.example/3"\n',
+        SHOW_STEPS,
+        TASKER_ENGINE__CELERY_STEPS__BROKER_URL="redis://shop.example/5",
+        TASKER_ENGINE__CELERY_STEPS__RESULT_BACKEND="redis://shop.example/6",
+        TASKER_ENGINE__CELERY_STEPS__CALLBACK_QUEUE="outcomes",
+        TASKER_ENGINE__CELERY_STEPS__TERMINATE="true",
+        # About the process's own app.
+        CELERY_BROKER_URL="redis://other.example/1",
+        CELERY_RESULT_BACKEND="redis://other.example/2",
+    )
+    assert (found["write"], found["read"]) == ("redis://shop.example:6379/5",) * 2
+    assert found["backend"] == "redis://shop.example/6"
+    assert (found["is_other"], found["queue"], found["terminate"]) == (True, "outcomes", True)
+    # Messages of the shop's own workers that are not acknowledged yet are none of Tasker's.
+    assert found["options"]["unacked_index_key"] == "tasker_unacked_index"
+
+
+def test_a_module_of_celery_settings_says_how_steps_are_sent(tmp_path: Path) -> None:
+    (tmp_path / "shop_settings.py").write_text(
+        'broker_url = "amqp://shop.example//"\n'
+        'result_backend = "redis://shop.example/6"\n'
+        'task_default_queue = "shop"\n'
+        'broker_transport_options = {"confirm_publish": True}\n'
+    )
+    module = {"TASKER_ENGINE__CELERY_STEPS__CONFIG_MODULE": "shop_settings"}
+    found = configuration(tmp_path, "", SHOW_STEPS, **module)
+    assert found["write"] == "amqp://guest:guest@shop.example:5672//"
+    assert (found["backend"], found["default_queue"]) == ("redis://shop.example/6", "shop")
+    assert found["options"] == {"confirm_publish": True}
+    found = configuration(
+        tmp_path, "", SHOW_STEPS, **module, TASKER_ENGINE__CELERY_STEPS__BROKER_URL="redis://shop.example/5"
+    )
+    assert found["write"] == "redis://shop.example:6379/5"
+
+
+def test_a_module_without_a_broker_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shop_settings.py").write_text('task_default_queue = "shop"\n')
+    with pytest.raises(AssertionError, match=r"the module shop_settings says no broker_url \(set engine.celery_steps"):
+        configuration(tmp_path, "", SHOW_STEPS, TASKER_ENGINE__CELERY_STEPS__CONFIG_MODULE="shop_settings")
