@@ -6,7 +6,7 @@ ARGS :=
 MINUTES := 10
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-quick test-long test-lowest chaos coverage lint format build docs migrate bench bench-full profile clean
+.PHONY: help demo test test-quick test-long test-lowest chaos coverage lint format build docs migrate bench bench-full bench-figures profile clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -65,9 +65,13 @@ bench: ## Tasker beside its peers, the short form: throughput, latency, cost, ra
 	@.ci/venv bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-full: ## the same with all shapes, more and longer rounds; about two hours
+bench-full: ## the same with all shapes, more and longer rounds, and with bench-figures; two hours and a half
 	@.ci/venv bench
 	$(BIN)/python -m benchmarks --full $(ARGS)
+
+bench-figures: ## how Tasker fares as its tables grow, and what single parts cost, into the latest run; some 25 minutes
+	@.ci/venv bench
+	$(BIN)/python -m benchmarks.figures --full $(ARGS)
 
 profile: ## where the time of a step goes: database, Python, serialization, waiting
 	@.ci/venv bench

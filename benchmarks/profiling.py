@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 
 from benchmarks import inside
-from benchmarks.engines.tasker_setup import environment
+from benchmarks.engines.tasker_setup import LEARNED_SECONDS, environment
 from benchmarks.meters import Meter
 from benchmarks.reading import Table, fine, markdown
 from benchmarks.servers import PostgreSQL, end_in_order, name_of, servers
@@ -116,7 +116,7 @@ def _run(
             assert process.stdin is not None
             assert process.stdout is not None
             _until_done(client)  # the warm-up
-            time.sleep(3.5)  # its heartbeat has told how long steps take
+            time.sleep(LEARNED_SECONDS)
             inside.create(client, shape, tasks)
             meter = Meter({"PostgreSQL": [postmaster]} if postmaster else {})
             process.stdin.write("\n")

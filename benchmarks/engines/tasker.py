@@ -22,6 +22,7 @@ from benchmarks.engines.base import Engine, Place, serve
 from benchmarks.engines.processes import Workers
 from benchmarks.engines.tasker_setup import (
     CELERY_WORKER,
+    LEARNED_SECONDS,
     count_executors,
     environment,
     register,
@@ -50,7 +51,7 @@ VALUES = """
 class TaskerEngine(Engine):
     """What hosted and bare have in common: all but the processes."""
 
-    settles = 3.5  # executors tell one another how long steps take with their heartbeats, every 3 s
+    settles = LEARNED_SECONDS
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

@@ -21,6 +21,8 @@ from tasker.workflows.registry import TemplateRegistry
 NAMESPACE = "bench"
 QUEUE = "bench_queue"
 HANDLERS = "benchmarks.engines.tasker_handlers"
+LEARNED_SECONDS = 3.5
+"""After so long each executor knows how long steps take: they tell one another with their heartbeats, every 3 s."""
 
 CELERY_WORKER = (sys.executable, "-m", "celery", "-A", "tasker", "worker", "-l", "warning")
 EXECUTORS = "SELECT count(*) FROM tasker.executors WHERE lost_at IS NULL AND kind IN ('step_executor', 'step_enqueuer')"

@@ -18,7 +18,15 @@ import psycopg
 
 from benchmarks.engines.base import Place
 from benchmarks.engines.processes import Workers
-from benchmarks.engines.tasker_setup import NAMESPACE, QUEUE, count_executors, register, request, start_plain_executor
+from benchmarks.engines.tasker_setup import (
+    LEARNED_SECONDS,
+    NAMESPACE,
+    QUEUE,
+    count_executors,
+    register,
+    request,
+    start_plain_executor,
+)
 from benchmarks.figures.found import Found
 from benchmarks.figures.sizes import Sizes
 from benchmarks.inside import CHAIN
@@ -31,7 +39,6 @@ from tasker.database.migrations import migrate
 OTHER = "bench_other"
 PAUSE_SECONDS = 0.03
 WARM_TASKS = 50
-SETTLE_SECONDS = 3.5
 CHAINS = {
     "same": (Shape("same_executor", CHAIN.parents), [NAMESPACE]),
     "other": (Shape("other_process", CHAIN.parents), [NAMESPACE, OTHER]),
@@ -62,7 +69,7 @@ def measure(found: Servers, sizes: Sizes) -> Found:
                 workers.until(lambda: count_executors(url) == 2, "two executors")
                 for kind in CHAINS:
                     _handoffs(client, url, kind, min(WARM_TASKS, sizes.handoffs))
-                time.sleep(SETTLE_SECONDS)
+                time.sleep(LEARNED_SECONDS)
                 for number in range(sizes.rounds):
                     for kind in sorted(CHAINS, reverse=bool(number % 2)):
                         committed, whole = _handoffs(client, url, kind, sizes.handoffs)

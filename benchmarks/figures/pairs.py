@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.engines.base import Place
-from benchmarks.engines.tasker_setup import environment
+from benchmarks.engines.tasker_setup import LEARNED_SECONDS, environment
 from benchmarks.figures.watching import settle, watch
 from benchmarks.inside import CHAIN, database
 from benchmarks.meters import Meter
@@ -37,8 +37,8 @@ Lay = Callable[[str], AbstractContextManager[None]]
 
 SMALL, LARGE = "small", "large"
 WARM_TASKS = 100
-TICKS = 5
-TICK_PERIOD_SECONDS = 1.0
+TICKS = 10
+TICK_PERIOD_SECONDS = 0.1
 TABLES = """
     SELECT s.relname, s.n_dead_tup, pg_table_size(s.relid) + pg_indexes_size(s.relid)
     FROM pg_stat_user_tables AS s
@@ -170,7 +170,7 @@ def _rounds(
         for tasks in (WARM_TASKS // 10, WARM_TASKS, WARM_TASKS):
             rate = tasks / _throughput(side, tasks)["seconds"]
         side.program.ask(60, do="latency", shape=CHAIN.name, tasks=3)
-    time.sleep(sides[0].program.settles)
+    time.sleep(LEARNED_SECONDS)
     # A hundred tasks are hardly more than a start; the trial finds how many really fill the time.
     trial = max(WARM_TASKS, round(seconds / 4 * rate))
     tasks = max(WARM_TASKS, round(seconds * trial / _throughput(sides[0], trial)["seconds"]))

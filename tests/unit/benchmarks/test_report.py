@@ -76,15 +76,24 @@ def test_a_bar_is_met_by_the_median_or_said_not_to_be_measured(run: dict[str, An
     assert found["handoff p50, same executor, ms"] == "not measured"
 
 
-def test_what_other_programs_measured_counts_for_its_bar(run: dict[str, Any]) -> None:
-    run["figures"] = {"handoff_same_ms": 0.4, "growth_finished": 0.8}
+def test_a_single_figure_counts_for_its_bar_if_what_was_large_was_large_enough(run: dict[str, Any]) -> None:
+    run["figures"] = {
+        "handoff_same_ms": {"values": [0.4, 0.5, 1.5], "size": 100},
+        "growth_finished": {"values": [0.8], "size": 1_000_000},
+        "growth_finished_p50": {"values": [1.05], "size": 1_000_000},
+        "growth_templates": {"values": [1.0], "size": 100},
+    }
     found = verdicts(run)
     assert found["handoff p50, same executor, ms"] == "met"
-    assert found["1,000,000 finished tasks, against none"] == "NOT met"
+    assert found["1,000,000 finished tasks: throughput, against none"] == "NOT met"
+    assert found["1,000,000 finished tasks: latency p50, against none"] == "met"
+    assert found["10,000 templates: throughput, against none"] == "not measured"
 
 
 def test_what_failed_or_was_left_out_is_told_with_its_reason(run: dict[str, Any]) -> None:
+    run["figures_failed"] = {"memory": "TimeoutError: it took too long"}
     text = report.text(run)
+    assert "FAILED: TimeoutError: it took too long" in text
     assert "FAILED: dbos: TimeoutError: 3 tasks are open" in text
     assert "one task would take about 40 s" in text
     assert "2026-11-28, revision abc1234." in text
