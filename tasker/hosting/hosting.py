@@ -149,8 +149,7 @@ class Hosting:
 
         registration = self._registrations[host.hostname] = Registration(
             host,
-            # Not the core's: its pool has threads, and this process forks.
-            Database.from_settings(settings.database, self._database_url, application_name="tasker worker"),
+            self._side_connection(settings),
             period_seconds=settings.orchestration.health_check_interval_seconds,
             queues=lambda: sorted(queues.consume_from),
             on_namespaces=on_namespaces,
@@ -190,6 +189,7 @@ class Hosting:
         receiver.start()
 
     def _side_connection(self, settings: Settings) -> SideConnection:
+        """Not the core's: its pool has threads, and this process forks."""
         return SideConnection(
             Database.from_settings(settings.database, self._database_url, application_name="tasker worker")
         )

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
 
 from tasker.database import coordination, functions
 from tasker.database.calls import Call, run
-from tasker.database.connection import Database
 from tasker.executors.wake import wait_readable
 from tasker.hosting.host import WorkerHost
+from tasker.hosting.side_connection import SideConnection
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 STATEMENT_TIMEOUT_MS = 3000
-PATIENCE_SECONDS = 5.0
-"""Silence that is borne: forks wait for this thread, and so do all that the worker's main thread does."""
-
-# A fork copies one thread, and whatever locks the others hold stay locked in the child for ever. So no fork happens
-# while this thread talks to the database, and none of what the libraries lock meanwhile is copied.
-_talking = threading.Lock()
 
 
 class Registration:
@@ -34,7 +27,7 @@ class Registration:
 
     Args:
         host: the worker.
-        database: makes the connection.
+        connection: this thread's.
         period_seconds: between two heartbeats.
         queues: the Celery queues consumed at present.
         on_namespaces: called with the namespaces there are, after each heartbeat.
@@ -43,18 +36,17 @@ class Registration:
     def __init__(
         self,
         host: WorkerHost,
-        database: Database,
+        connection: SideConnection,
         *,
         period_seconds: float,
         queues: Callable[[], Sequence[str]],
         on_namespaces: Callable[[Sequence[str]], None],
     ) -> None:
         self._host = host
-        self._database = database
+        self._connection = connection
         self._period = period_seconds
         self._queues = queues
         self._on_namespaces = on_namespaces
-        self._connection: psycopg.Connection[Any] | None = None
         self._thread = threading.Thread(target=self._run, name="tasker-registration", daemon=True)
 
     def start(self) -> None:
@@ -70,7 +62,7 @@ class Registration:
             try:
                 self._beat()
             except (psycopg.Error, OSError) as error:
-                self._drop()
+                self._connection.close()
                 logger.warning("Worker %s could not register: %s", self._host.hostname, error)
             if wait_readable([self._host.stop], self._period):
                 break
@@ -78,7 +70,7 @@ class Registration:
             self._call(coordination.deregister_worker(self._host.hostname, self._host.pid))
         except (psycopg.Error, OSError) as error:
             logger.info("Worker %s could not deregister: %s", self._host.hostname, error)
-        self._drop()
+        self._connection.close()
 
     def _beat(self) -> None:
         namespaces = self._call(
@@ -93,20 +85,6 @@ class Registration:
         self._on_namespaces(namespaces)
 
     def _call(self, call: Call[T]) -> T:
-        with _talking:
-            if self._connection is None or self._connection.closed:
-                self._connection = self._database.connect(
-                    application_name="tasker worker", connect_timeout=3, patience_seconds=PATIENCE_SECONDS
-                )
-            with self._connection.transaction():
-                run(self._connection, functions.set_local(statement_timeout=f"{STATEMENT_TIMEOUT_MS}ms"))
-                return run(self._connection, call)
-
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with _talking:
-                connection.close()
-
-
-os.register_at_fork(before=_talking.acquire, after_in_parent=_talking.release, after_in_child=_talking.release)
+        with self._connection.connection() as connection, connection.transaction():
+            run(connection, functions.set_local(statement_timeout=f"{STATEMENT_TIMEOUT_MS}ms"))
+            return run(connection, call)

@@ -13,7 +13,8 @@ import psycopg
 from tasker.database.connection import Database
 
 CONNECT_SECONDS = 3
-"""Longest time to connect: forks wait meanwhile."""
+PATIENCE_SECONDS = 5.0
+"""Silence that is borne: forks wait for such a thread, and so does all that the worker's main thread does."""
 
 # A fork copies one thread, and whatever locks the others hold stay locked in the child for ever. So no fork happens
 # while such a thread talks to the database, and none of what the libraries lock meanwhile is copied.
@@ -46,7 +47,9 @@ class SideConnection:
         """
         with _talking:
             if self._connection is None or self._connection.closed:
-                self._connection = self._database.connect(connect_timeout=CONNECT_SECONDS)
+                self._connection = self._database.connect(
+                    connect_timeout=CONNECT_SECONDS, patience_seconds=PATIENCE_SECONDS
+                )
             try:
                 yield self._connection
             except psycopg.OperationalError:
