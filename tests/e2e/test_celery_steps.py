@@ -24,11 +24,11 @@ from tasker.database.scratch import ScratchDatabases
 from tasker.executors.stop import StopSignal
 from tasker.hosting.callbacks import CallbackReceiver
 from tasker.hosting.delegation import STEP_SUCCEEDED, CelerySteps, StepApp
+from tests.e2e.foreign.redis_server import REDIS_URL, forget, redis_or_skip
 from tests.e2e.harness import CeleryProcess, Cluster, wait_until
 from tests.sql_kit import assert_legal
 
 HERE = Path(__file__).parent
-REDIS_URL = os.environ.get("TASKER_TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
 AT_ONCE = Retry(max_attempts=5, backoff="none")
 ONCE = Retry(max_attempts=1)
 
@@ -47,9 +47,9 @@ worker_enable_remote_control = True
 class Shop:
     """The Celery program's worker, and Tasker's beside it, each on its own broker."""
 
-    def __init__(self, cluster: Cluster, prefix: str) -> None:
+    def __init__(self, cluster: Cluster, redis: Redis, prefix: str) -> None:
         self.cluster = cluster
-        self.redis = Redis.from_url(REDIS_URL)
+        self.redis = redis
         self.prefix = prefix
         self.tasker = cluster.worker("-P", "threads", "-c", "3", "-Q", "foreign,orchestration", name="tasker")
         self.worker = self.start_worker()
@@ -78,12 +78,6 @@ class Shop:
         handle.wait(30)
         return self.step(handle)
 
-    def close(self) -> None:
-        keys = list(self.redis.scan_iter(f"{self.prefix}*"))
-        if keys:
-            self.redis.delete(*keys)
-        self.redis.close()
-
 
 def one_step(task: str, **step: Any) -> Workflow:
     made = workflow("foreign", f"w_{uuid.uuid4().hex[:12]}", version="1.0.0")
@@ -95,21 +89,17 @@ def one_step(task: str, **step: Any) -> Workflow:
 
 @pytest.fixture(scope="module")
 def shop(tasker_server: ScratchDatabases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    try:
-        with Redis.from_url(REDIS_URL) as redis:
-            redis.ping()
-    except Exception as error:
-        pytest.skip(f"no Redis answers at {REDIS_URL} ({error}); TASKER_TEST_REDIS_URL names another")
+    redis = redis_or_skip()
     url, folder, prefix = tasker_server.create(), tmp_path_factory.mktemp("foreign"), f"tasker-test-{uuid.uuid4()}:"
     (folder / "foreign_settings.py").write_text(SETTINGS.format(url=REDIS_URL, prefix=prefix))
     env = {"TASKER_ENGINE__CELERY_STEPS__CONFIG_MODULE": "foreign_settings", "C_FORCE_ROOT": "1"}
     cluster = Cluster(url, folder, env)
     cluster.register(one_step("add"))  # makes the namespace
-    made = Shop(cluster, prefix)
+    made = Shop(cluster, redis, prefix)
     yield made
     report = cluster.report()
     cluster.close()
-    made.close()
+    forget(redis, prefix)
     # Shown by pytest with a test that failed.
     print(report)
     assert_legal(url)

@@ -1,0 +1,1 @@
+"""A Celery program with a chord, and the same as a workflow."""

@@ -1,0 +1,29 @@
+"""Redis for tests: where it is, and how to leave nothing there."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+REDIS_URL = os.environ.get("TASKER_TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
+
+
+def redis_or_skip() -> Redis:
+    """A client; skips where no Redis answers (in CI that fails)."""
+    redis = Redis.from_url(REDIS_URL)
+    try:
+        redis.ping()
+    except RedisError as error:
+        pytest.skip(f"no Redis answers at {REDIS_URL} ({error}); TASKER_TEST_REDIS_URL names another")
+    return redis
+
+
+def forget(redis: Redis, prefix: str) -> None:
+    """Delete all keys that begin with ``prefix``, and close the client."""
+    keys = list(redis.scan_iter(f"{prefix}*"))
+    if keys:
+        redis.delete(*keys)
+    redis.close()
