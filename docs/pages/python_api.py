@@ -17,6 +17,8 @@ from tasker.handlers.step_handler import StepHandler
 from tasker.testing import Clock, fixtures
 from tasker.testing.idle import run_until_idle
 from tasker.testing.legality import broken_rules
+from tasker.workflows.canvas import from_canvas
+from tasker.workflows.celery_calls import CeleryOptions
 from tasker.workflows.declaration import Workflow, workflow
 from tasker.workflows.registry import TemplateRegistry
 from tasker.workflows.retry import Retry
@@ -59,9 +61,11 @@ def make() -> str:
     parts = [INTRO, "## Workflows", WORKFLOWS]
     parts += ["### workflow", signature("workflow", workflow), described(workflow)]
     parts += ["### @orders.step", STEP, signature("step", Workflow.step), described(Workflow.step)]
-    parts += ["### orders.celery_step", signature("celery_step", Workflow.celery_step), described(Workflow.celery_step)]
+    parts += ["### orders.celery_step", signature("celery_step", Workflow.celery_step, options=CeleryOptions)]
+    parts += [described(Workflow.celery_step), "The options:", attributes(CeleryOptions)]
     parts += ["### @orders.on_complete", described(Workflow.on_complete)]
     parts += ["### @orders.on_error", described(Workflow.on_error)]
+    parts += ["### from_canvas", signature("from_canvas", from_canvas), described(from_canvas)]
     parts += ["### Retry", lead(Retry), attributes(Retry)]
     parts += ["### TaskOutcome", lead(TaskOutcome), attributes(TaskOutcome)]
     parts += ["## Handlers", HANDLERS, "### StepContext", lead(StepContext), attributes(StepContext)]
@@ -88,7 +92,7 @@ def documented() -> set[str]:
     here = {"ApiStepHandler", "OrchestrationCore", "Retry", "StepContext", "StepHandler", "TaskOutcome", "Workflow"}
     elsewhere = {"Tasker", "TaskHandle", "TaskRequest", "ConfigManager", "celery"}
     raised = {name for name in tasker.__all__ if hasattr(errors, name)}
-    return here | elsewhere | raised | {"handler", "workflow"}
+    return here | elsewhere | raised | {"from_canvas", "handler", "workflow"}
 
 
 def tested() -> set[str]:

@@ -225,9 +225,7 @@ class Workflow:
             system_dependency: as for ``step``.
             result_schema: as for ``step``.
             description: as for ``step``.
-            options: how it is sent: ``queue``, ``exchange``, ``routing_key``, ``priority``, ``expires``,
-                ``countdown``, ``time_limit``, ``soft_time_limit``, ``ignore_result``, ``serializer``, ``terminate``,
-                as ``CeleryOptions`` has them.
+            options: how it is sent, by Celery's names.
 
         Returns:
             what ``depends_on`` of later steps can name.

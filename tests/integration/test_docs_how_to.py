@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from tasker import OrchestrationCore, StepContext, Tasker, workflow
+from tasker import ConfigManager, OrchestrationCore, StepContext, Tasker, workflow
 from tasker.database.scratch import ScratchDatabases
 from tasker.testing import run_until_idle
 from tasker.workflows.loading import load_template
@@ -158,6 +159,41 @@ def test_the_same_celery_steps_are_shown_in_yaml_and_in_python(module: types.Mod
     for one, other in zip(written.steps, declared.steps, strict=True):
         assert (one.name, one.depends_on, one.timeout_seconds) == (other.name, other.depends_on, other.timeout_seconds)
     assert written.steps[1].handler == declared.steps[1].handler
+
+
+def test_the_settings_that_reach_another_broker_are_settings(tmp_path: Path) -> None:
+    (text,) = blocks("how-to/celery_tasks_as_steps.md", "toml")
+    shown = tomllib.loads(text)["engine"]["celery_steps"]
+    variables = {f"TASKER_ENGINE__CELERY_STEPS__{name.upper()}": value for name, value in shown.items()}
+    found = ConfigManager.load("test", environ=variables).engine.celery_steps
+    assert (found.broker_url, found.result_backend) == (shown["broker_url"], shown["result_backend"])
+    assert found.is_other_app
+
+
+def test_a_canvas_becomes_the_workflow_that_is_shown(
+    tasker_core: OrchestrationCore, module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", tasker_core.database.url)
+    page = "how-to/move_from_canvas.md"
+    for code in blocks(page, "python"):
+        execute(code, module.__dict__, page)
+    made, by_hand = module.report.template, module.by_hand.template
+    assert {step.name: step.depends_on for step in made.steps} == {
+        "sales_of": (),
+        "sales_of_2": (),
+        "add_up": ("sales_of", "sales_of_2"),
+        "publish": ("add_up",),
+        "publish_2": ("add_up",),
+    }
+    assert [step.depends_on for step in by_hand.steps] == [step.depends_on for step in made.steps[:2]] + [
+        ("north", "south"),
+        ("total",),
+        ("total",),
+    ]
+    assert module.task.state == "in_progress"
+    assert tasker_core.templates.get("sales", "daily_report").graph.keys() == {step.name for step in made.steps}
+    module.tasker.close()
+    module.app.close()
 
 
 def test_the_celery_settings_that_are_shown_are_celerys(module: types.ModuleType) -> None:
