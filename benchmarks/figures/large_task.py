@@ -57,7 +57,8 @@ def measure(found: Servers, sizes: Sizes) -> Found:
 
 
 def _ratios(over: list[float], under: list[float]) -> list[float]:
-    return [one / other for one, other in zip(over, under, strict=True)]
+    # A round so short that no CPU time was counted has none.
+    return [one / other for one, other in zip(over, under, strict=True) if other]
 
 
 def _run(program: Program, shape: str, tasks: int) -> Any:

@@ -93,8 +93,8 @@ class Turns:
 
     @property
     def ratios(self) -> list[float]:
-        """Large against small, formed within each round."""
-        return [self.large[number] / self.small[number] for number in sorted(self.small)]
+        """Large against small, formed within each round; a round so short that no CPU time was counted has none."""
+        return [self.large[number] / small for number, small in sorted(self.small.items()) if small]
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,11 @@ from benchmarks.figures import (
     pairs,
     payloads,
 )
+from benchmarks.figures.found import Found
 from benchmarks.figures.pairs import LARGE, SMALL, measure_pair
 from benchmarks.figures.programs import PROGRAMS, SETTINGS, measure_into
 from benchmarks.figures.sizes import SMALL as SMALL_SIZES
+from benchmarks.figures.sizes import Sizes
 from benchmarks.figures.snapshot import held
 from benchmarks.servers import PostgreSQL, Servers
 from tasker import Tasker
@@ -115,7 +117,7 @@ def test_both_databases_of_a_pair_are_measured_in_each_round_and_looked_into_aft
         (SMALL, 1),
     ]
     figures = growth.figures_of("waiting", pair)
-    for name in ("growth_waiting", "growth_waiting_p50", "growth_waiting_cpu"):
+    for name in ("growth_waiting", "growth_waiting_p50"):
         assert len(figures[name]) == 2
         assert min(figures[name]) > 0
     watched = pair.watched[LARGE]
@@ -186,24 +188,29 @@ def test_memory_is_read_as_steps_go_by(servers: Servers, monkeypatch: pytest.Mon
 
 
 def test_figures_replace_those_that_a_run_had_and_a_program_that_fails_stops_no_other(
-    servers: Servers, tasker_server: ScratchDatabases, monkeypatch: pytest.MonkeyPatch
+    tasker_server: ScratchDatabases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> Any:
+    def fails(*_: object) -> Found:
         raise RuntimeError("no handoffs today")
 
+    def finds(at: Servers, sizes: Sizes) -> Found:
+        return Found({"payload_rate": [float(at.postgresql.written()[0])]}, size=sizes.payload_bytes)
+
     monkeypatch.setitem(PROGRAMS, "handoff", fails)
-    old = {"values": [1.0], "size": 1}
-    run: dict[str, Any] = {"figures": {"handoff_same_ms": old, "other_languages_per_second": old}}
+    monkeypatch.setitem(PROGRAMS, "payloads", finds)
+    old = {"values": [-1.0], "size": 1}
+    run: dict[str, Any] = {"figures": {"handoff_same_ms": old, "payload_rate": old}}
     kept: list[list[str]] = []
     failed = measure_into(
         run,
-        ["handoff", "other_languages"],
+        ["handoff", "payloads"],
         TINY,
         database_url=tasker_server.url,
         keep=lambda: kept.append([*run["figures_from"]]),
     )
     assert failed == run["figures_failed"] == {"handoff": "RuntimeError: no handoffs today"}
     assert run["figures"]["handoff_same_ms"] == old
-    assert run["figures"]["other_languages_per_second"]["size"] == TINY.messages
-    assert run["figures_from"]["other_languages"]["seconds"] > 0
-    assert kept == [[], ["other_languages"]]
+    assert run["figures"]["payload_rate"]["size"] == TINY.payload_bytes
+    assert run["figures"]["payload_rate"]["values"][0] > 0
+    assert run["figures_from"]["payloads"]["seconds"] > 0
+    assert kept == [[], ["payloads"]]

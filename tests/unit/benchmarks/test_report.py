@@ -101,10 +101,12 @@ def test_what_failed_or_was_left_out_is_told_with_its_reason(run: dict[str, Any]
 
 def test_a_page_gets_the_figures_between_its_comments_and_keeps_the_rest(run: dict[str, Any]) -> None:
     page = f"# Title\n\n{publish.BEGIN}\nold\n{publish.END}\n\nlast words\n"
+    run["figures"] = {"memory_growth": {"values": [1.02], "size": 1_000_000}}
     new = publish.with_figures(page, run)
     assert new.startswith(f"# Title\n\n{publish.BEGIN}\n")
     assert new.endswith(f"{publish.END}\n\nlast words\n")
     assert "old" not in new
+    assert "### Single figures" in new
     assert "9,000 (8,000–10,000)" in new
     assert publish.with_figures(new, run) == new
 
