@@ -99,7 +99,6 @@ hosting = install(app, _make_core, steps)
 def _configuration() -> dict[str, Any]:
     settings, user = ConfigManager.load(), _users_settings()
     ours: dict[str, Any] = {
-        "task_routes": {"tasker.*": {"queue": ORCHESTRATION_QUEUE}},
         "broker_connection_retry_on_startup": True,
         # What a worker fetched and has no slot for, no other worker can take.
         "worker_prefetch_multiplier": 1,
@@ -112,7 +111,11 @@ def _configuration() -> dict[str, Any]:
         }
     # The user's entries stand beside ours; one of the same name wins.
     entries = {**beat_schedule(settings), **user.pop("beat_schedule", {})}
-    return {**ours, **user, "beat_schedule": entries}
+    # Before the user's, whose patterns may fit everything.
+    routes = user.pop("task_routes", None) or ()
+    own_routes = {"tasker.*": {"queue": ORCHESTRATION_QUEUE}}
+    routes = [own_routes, *(routes if isinstance(routes, list | tuple) else [routes])]
+    return {**ours, **user, "beat_schedule": entries, "task_routes": routes}
 
 
 def _users_settings() -> dict[str, Any]:

@@ -52,7 +52,8 @@ class Tasks:
         app = self._hosting.app
 
         def task(name: str, function: Any, **options: Any) -> None:
-            app.task(function, name=name, queue=ORCHESTRATION_QUEUE, **options)
+            # Of this app alone: Celery would share them with all that there are in a program.
+            app.task(function, name=name, shared=False, **options)
 
         # As plain functions: Celery reads their signatures, and sees through no bound methods.
         def run_executors(self: Any, kind: str, queues: Sequence[str]) -> dict[str, Any]:
@@ -205,4 +206,6 @@ class Tasks:
             except DATABASE_AWAY:
                 # Called by the task that failed, so nobody repeats this call. A message can wait.
                 task_id = getattr(request, "id", None)
-                self._hosting.app.send_task(STEP_FAILED, (task_id,), {"step": dict(step), "outcome": outcome})
+                self._hosting.app.send_task(
+                    STEP_FAILED, (task_id,), {"step": dict(step), "outcome": outcome}, queue=ORCHESTRATION_QUEUE
+                )

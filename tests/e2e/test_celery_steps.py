@@ -37,7 +37,7 @@ broker_url = result_backend = {url!r}
 broker_transport_options = result_backend_transport_options = {{"global_keyprefix": {prefix!r}}}
 task_default_queue = "shop"
 # None of this is to reach the callbacks, which belong to Tasker.
-task_routes = {{"*": {{"queue": "shop", "routing_key": "elsewhere"}}}}
+task_routes = {{"*": {{"queue": "shop", "exchange": "shop", "routing_key": "shop"}}}}
 task_serializer = "pickle"
 accept_content = ["pickle", "json"]
 worker_enable_remote_control = True

@@ -116,7 +116,8 @@ def test_a_celery_task_is_called_with_what_its_step_says() -> None:
             settings=shop.orders.template.step("send_receipt").handler.initialization,
         )
     )
-    assert (call.args, call.kwargs, call.queue) == ([], {"tracking": "T-1", "order": 42}, "mail")
+    assert (call.args, call.kwargs) == ([], {"tracking": "T-1", "order": 42})
+    assert call.options == {"queue": "mail"}
 
 
 async def promised(ctx: StepContext) -> int:

@@ -22,6 +22,7 @@ print(json.dumps({
     "beat": {name: [entry["task"], entry["schedule"], entry["options"].get("expires")]
              for name, entry in app.conf.beat_schedule.items()},
     "prefetch": app.conf.worker_prefetch_multiplier,
+    "queues": [app.amqp.router.route({}, name)["queue"].name for name in ("tasker.create", "shop.mail", "other")],
     "tasks": sorted(name for name in app.tasks if name.startswith("tasker.")),
 }))
 """
@@ -72,6 +73,7 @@ def test_the_database_is_the_broker_unless_something_else_is_said(tmp_path: Path
     found = configuration(tmp_path, "")
     assert found["broker_url"] == "tasker-pgmq://me:secret@db.example/shop"
     assert found["prefetch"] == 1
+    assert found["queues"] == ["orchestration", "celery", "celery"]
     assert found["tasks"] == [
         "tasker.coordinator_tick",
         "tasker.create",
@@ -88,6 +90,13 @@ def test_the_users_settings_win_over_the_defaults_and_the_environment_over_both(
     assert (found["broker_url"], found["prefetch"]) == ("redis://redis.example/3", 4)
     found = configuration(tmp_path, user, CELERY_BROKER_URL="amqp://rabbit.example//")
     assert found["broker_url"] == "amqp://rabbit.example//"
+
+
+def test_tasks_of_taskers_own_go_to_their_queue_whatever_routes_the_user_has(tmp_path: Path) -> None:
+    found = configuration(tmp_path, 'task_routes = {"shop.*": {"queue": "shop"}, "*": {"queue": "rest"}}\n')
+    assert found["queues"] == ["orchestration", "shop", "rest"]
+    found = configuration(tmp_path, 'task_routes = [{"shop.*": {"queue": "shop"}}, {"*": {"queue": "rest"}}]\n')
+    assert found["queues"] == ["orchestration", "shop", "rest"]
 
 
 def test_the_users_own_beat_entries_stand_beside_the_coordinators_ticks(tmp_path: Path) -> None:
