@@ -56,7 +56,8 @@ class Shop:
 
     def start_worker(self, name: str = "shop") -> CeleryProcess:
         nothing_of_tasker = dict.fromkeys(("DATABASE_URL", "TASKER_ENGINE__HANDLER_MODULES"), "")
-        path = {"PYTHONPATH": os.pathsep.join([str(HERE / "foreign"), str(self.cluster.folder)])}
+        folders = [str(HERE / "foreign"), str(self.cluster.folder), os.environ.get("PYTHONPATH", "")]
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
         return self.cluster.worker(
             "-c", "2", "-Q", "shop", name=name, app="foreign_shop", env={**nothing_of_tasker, **path}
         )

@@ -332,6 +332,17 @@ BAD_TEMPLATES = [
         lines={7: "    handler: {callable: 'celery:shop.validate', initialization: {args: [{$result: ship_order}]}}"},
     ),
     BadTemplate(
+        "a Celery task's option out of its range",
+        ":7: step 'validate_order': handler.initialization.priority: must be a whole number from 0 to 255",
+        lines={7: "    handler: {callable: 'celery:shop.validate', initialization: {priority: high}}"},
+    ),
+    BadTemplate(
+        "a Celery task that would begin after its end",
+        ":7: step 'validate_order': handler.initialization.countdown: must be below expires (20 s): the task would "
+        "never begin",
+        lines={7: "    handler: {callable: 'celery:shop.validate', initialization: {countdown: 25, expires: 20}}"},
+    ),
+    BadTemplate(
         "a Celery task without a name",
         ":7: step 'validate_order': handler.callable: names no Celery task: write celery:package.tasks.name",
         lines={7: "    handler: {callable: 'celery:'}"},

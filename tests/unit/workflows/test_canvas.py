@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from typing import Any
 
+import celery
 import pytest
 from celery import Celery, chain, chord, group, signature
 from hypothesis import given
@@ -257,6 +258,7 @@ def containers(elements: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 canvases = st.recursive(tasks, containers, max_leaves=8)
 
 
+@pytest.mark.skipif(celery.__version__ < "5.7", reason="the eager mode of older Celery loses parts of chords")
 @given(canvases)
 def test_every_canvas_computes_what_celery_computes(canvas: Any) -> None:
     collected = chain(canvas, signature("shop.addUp", app=app))
