@@ -14,7 +14,8 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import psycopg
@@ -26,7 +27,7 @@ from sqlalchemy.engine import URL, Engine
 
 from tasker.config.sections import DatabaseSettings
 from tasker.database.dsn import dsn_of, masked
-from tasker.resilience.answer_timeout import AnswerTimeout, AsyncTimedConnection, TimedConnection
+from tasker.resilience.answer_timeout import AsyncTimedConnection, TimedConnection
 
 Pool = ConnectionPool[TimedConnection[Any]]
 AsyncPool = AsyncConnectionPool[AsyncTimedConnection[Any]]
@@ -35,9 +36,7 @@ ANSWER_MARGIN_SECONDS = 5.0
 """How long after the time-out of a statement the server may still say that it was cancelled."""
 
 _PING_AFTER_SECONDS = 1.0
-_PING_SECONDS = 5.0
-_SUSPICIOUS_PING_SECONDS = 1.0
-"""What went silent for one connection of a pool did so, most of the time, for all that lay idle with it."""
+_ping_seconds = ContextVar("_ping_seconds", default=5.0)
 
 
 class _Resources:
@@ -51,7 +50,6 @@ class _Resources:
         self.async_connections: weakref.WeakSet[AsyncTimedConnection[Any]] = weakref.WeakSet()
         self.offsets: weakref.WeakKeyDictionary[object, dt.timedelta] = weakref.WeakKeyDictionary()
         self.used_at: weakref.WeakKeyDictionary[object, float] = weakref.WeakKeyDictionary()
-        self.silence_met_at = 0.0
 
 
 class Database:
@@ -154,17 +152,19 @@ class Database:
 
         Args:
             timeout_seconds: longest wait for a free one; the pool's own when ``None``.
-            patience_seconds: longest silence of the server in the block, where less than ``answer_timeout_seconds``.
+            patience_seconds: longest wait for a free one, and longest silence of the server in the block, where less
+                than the settings say.
 
         Raises:
             psycopg.OperationalError: the server cannot be reached (``psycopg_pool.PoolTimeout``: none became free), or
                 does not answer (``AnswerTimeout``).
         """
         try:
-            with (
-                self.pool.connection(timeout_seconds) as connection,
-                connection.patience.at_most(patience_seconds),
-            ):
+            acquire = self.pool.connection(self._acquire_within(timeout_seconds, patience_seconds))
+            with ExitStack() as stack:
+                with _pinging_within(patience_seconds):
+                    connection = stack.enter_context(acquire)
+                stack.enter_context(connection.patience.at_most(patience_seconds))
                 self._set_clock(connection)
                 yield connection
         except psycopg.OperationalError as error:
@@ -178,12 +178,15 @@ class Database:
         """As ``connection``, from a pool that belongs to the running event loop. Close it with ``aclose``."""
         try:
             pool = await self._async_pool()
-            async with pool.connection(timeout_seconds) as connection:
-                with connection.patience.at_most(patience_seconds):
-                    if self._own.offsets.get(connection, _NO_OFFSET) != self._clock_offset:
-                        await connection.execute(*_set_clock_statement(self._clock_offset))
-                        self._own.offsets[connection] = self._clock_offset
-                    yield connection
+            acquire = pool.connection(self._acquire_within(timeout_seconds, patience_seconds))
+            async with AsyncExitStack() as stack:
+                with _pinging_within(patience_seconds):
+                    connection = await stack.enter_async_context(acquire)
+                stack.enter_context(connection.patience.at_most(patience_seconds))
+                if self._own.offsets.get(connection, _NO_OFFSET) != self._clock_offset:
+                    await connection.execute(*_set_clock_statement(self._clock_offset))
+                    self._own.offsets[connection] = self._clock_offset
+                yield connection
         except psycopg.OperationalError as error:
             await asyncio.to_thread(self._connection_lost, error)
             raise
@@ -315,7 +318,6 @@ class Database:
                     max_lifetime=self._max_lifetime_seconds,
                     configure=self._remember_async,
                     check=self._acheck,
-                    reset=self._remember_async_use,
                     num_workers=1,
                     name="tasker async",
                     open=False,
@@ -325,6 +327,11 @@ class Database:
             await (await psycopg.AsyncConnection.connect(self._conninfo)).close()
             await pool.open()
         return pool
+
+    def _acquire_within(self, timeout_seconds: float | None, patience_seconds: float | None) -> float | None:
+        if patience_seconds is None:
+            return timeout_seconds
+        return min(self._acquire_timeout_seconds if timeout_seconds is None else timeout_seconds, patience_seconds)
 
     def _connect(self, *, autocommit: bool = True, **overrides: Any) -> TimedConnection[Any]:
         connection = TimedConnection.connect(conninfo.make_conninfo(self._conninfo, **overrides), autocommit=autocommit)
@@ -350,42 +357,34 @@ class Database:
 
     def _check(self, connection: TimedConnection[Any]) -> None:
         """Ping a connection that has lain idle for a while: the server may have been restarted meanwhile."""
-        used_at = self._own.used_at.get(connection, 0.0)
-        if time.monotonic() - used_at > _PING_AFTER_SECONDS:
+        own = self._own
+        if time.monotonic() - own.used_at.get(connection, 0.0) > _PING_AFTER_SECONDS:
             try:
-                with connection.patience.at_most(self._ping_seconds(used_at)):
+                with connection.patience.at_most(_ping_seconds.get()):
                     ConnectionPool.check_connection(connection)
             except psycopg.OperationalError as error:
-                self._note_silence(error)
                 self._connection_lost(error)
+                if own.pool is not None:
+                    # What ended one ended, most of the time, all that lay idle with it; to try each would take long.
+                    own.pool.drain()
                 raise
 
     async def _acheck(self, connection: AsyncTimedConnection[Any]) -> None:
-        used_at = self._own.used_at.get(connection, 0.0)
         try:
-            with connection.patience.at_most(self._ping_seconds(used_at)):
+            with connection.patience.at_most(_ping_seconds.get()):
                 await AsyncConnectionPool.check_connection(connection)
-        except psycopg.OperationalError as error:
-            self._note_silence(error)
+        except psycopg.OperationalError:
+            pool = self._own.async_pools.get(asyncio.get_running_loop())
+            if pool is not None:
+                await pool.drain()
             raise
 
-    def _ping_seconds(self, used_at: float) -> float:
-        return _SUSPICIOUS_PING_SECONDS if used_at < self._own.silence_met_at else _PING_SECONDS
-
-    def _note_silence(self, error: psycopg.OperationalError) -> None:
-        if isinstance(error, AnswerTimeout):
-            self._own.silence_met_at = time.monotonic()
-
-    def _remember_use(self, connection: TimedConnection[Any] | AsyncTimedConnection[Any]) -> None:
+    def _remember_use(self, connection: TimedConnection[Any]) -> None:
         self._own.used_at[connection] = time.monotonic()
-
-    async def _remember_async_use(self, connection: AsyncTimedConnection[Any]) -> None:
-        self._remember_use(connection)
 
     async def _remember_async(self, connection: AsyncTimedConnection[Any]) -> None:
         self._own.async_connections.add(connection)
         self._set_patience(connection)
-        self._remember_use(connection)
 
     def _forget_the_parents(self) -> None:
         _abandoned.append(self._own)
@@ -423,6 +422,16 @@ def is_connection_lost(error: BaseException) -> bool:
         return False
     # Class 08: connection exceptions; 57P01-57P03: shut down by an administrator, crashed, not accepting yet.
     return error.sqlstate is None or error.sqlstate.startswith("08") or error.sqlstate in ("57P01", "57P02", "57P03")
+
+
+@contextmanager
+def _pinging_within(seconds: float | None) -> Iterator[None]:
+    """Where somebody has little time, give up idle connections that do not answer sooner."""
+    token = _ping_seconds.set(_ping_seconds.get() if seconds is None else min(_ping_seconds.get(), seconds))
+    try:
+        yield
+    finally:
+        _ping_seconds.reset(token)
 
 
 _NO_OFFSET = dt.timedelta(0)

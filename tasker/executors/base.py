@@ -60,6 +60,7 @@ class RegisteredExecutor(ABC):
 
         self._worker = worker
         self._link = link
+        self._statement_timeout_ms: int | None = None
         self._identity = threading.RLock()
         self._incarnation = Incarnation()
 
@@ -95,7 +96,7 @@ class RegisteredExecutor(ABC):
             "queues": list(self.queues),
             "pid": os.getpid(),
         }
-        self._link.call(functions.register_executor(request))
+        self._link.call(functions.register_executor(request), give_up=self._is_ending)
         with self._identity:
             incarnation.registered = True
 
@@ -132,22 +133,38 @@ class RegisteredExecutor(ABC):
 
     # -- the loop's and the heartbeat's calls ---------------------------------------------------------------------
 
-    def call(self, call: Call[T]) -> T:
+    def call(self, call: Call[T], *, give_up: Callable[[], bool] | None = None) -> T:
         """A call that needs the incarnation to live, from the loop's thread.
+
+        Args:
+            call: what to call.
+            give_up: when no longer to wait for a database that is away; the end of the grace period when ``None``.
 
         Raises:
             ExecutorLost: it does not; a new one has been taken and registers with the next ``start``.
         """
         incarnation = self._incarnation
         try:
-            return self._link.call(call)
+            return self._link.call(call, statement_timeout_ms=self._statement_timeout_ms, give_up=give_up)
         except ExecutorLost:
             self.lost(incarnation)
             raise
 
+    def take(self, call: Call[T]) -> T:
+        """A call for work, or about waiting for it: once told to stop, no database that is away is worth waiting for.
+
+        Raises:
+            ExecutorLost: as ``call``.
+            GaveUp: told to stop.
+        """
+        return self.call(call, give_up=self._is_ending)
+
+    def _is_ending(self) -> bool:
+        return self.stop_requested or self.grace.begun
+
     def set_idle(self, idle: bool) -> None:
         """Commit the idle flag: whether a NOTIFY is worth sending."""
-        self.call(functions.set_executor_idle({"executor": self._incarnation.executor, "idle": idle}))
+        self.take(functions.set_executor_idle({"executor": self._incarnation.executor, "idle": idle}))
 
     def beat(self, link: Link) -> None:
         """Send one heartbeat over ``link`` and heed the answer; called on the heartbeat's thread.

@@ -105,6 +105,7 @@ class Link:
         lock_timeout_ms: int | None = None,
         statement_timeout_ms: int | None = None,
         transient: bool = True,
+        give_up: Callable[[], bool] | None = None,
     ) -> T:
         """The answer to ``call``, however often the connection is lost meanwhile, or the server does not answer.
 
@@ -116,15 +117,27 @@ class Link:
             statement_timeout_ms: PostgreSQL cancels the call after this, and it fails; ``None`` leaves it to the
                 settings of the database, and a call that was cancelled is repeated.
             transient: also repeat what the server rolled back for a passing reason (deadlock, timeout).
+            give_up: another question than the link's own.
 
         Raises:
             GaveUp: ``give_up`` said so before a connection was there, or there is no patience left.
             TaskerError: refused by the SQL core.
             psycopg.Error: refused by PostgreSQL.
         """
+        give_up = give_up or self._give_up
 
         def attempt() -> T:
-            return self._attempt(call, lock_timeout_ms, statement_timeout_ms)
+            if self._at_present() <= 0 or (self._silent and give_up()):
+                raise GaveUp(f"{self._name}: there is no time for another call")
+            try:
+                answer = self._run(call, lock_timeout_ms, statement_timeout_ms)
+            except _SILENCE as error:
+                self._silent = True
+                if give_up():
+                    raise GaveUp(f"{self._name}: the database does not answer") from error
+                raise
+            self._silent = False
+            return answer
 
         def is_lost(error: BaseException) -> bool:
             if transient and is_transient(error):
@@ -139,7 +152,7 @@ class Link:
             if not is_lost(error):
                 raise
             logger.info("%s: %s: %s", self._name, type(error).__name__, error)
-        return retry_connection(attempt, is_lost=is_lost, give_up=self._give_up, sleep=self._sleep, what=self._name)
+        return retry_connection(attempt, is_lost=is_lost, give_up=give_up, sleep=self._sleep, what=self._name)
 
     def hurry(self) -> None:
         """Wait ``HURRIED_SECONDS`` for an answer at most, also the one that is waited for now. From any thread."""
@@ -158,19 +171,6 @@ class Link:
         with self._lock:
             self._closed = True
         self.drop()
-
-    def _attempt(self, call: Call[T], lock_timeout_ms: int | None, statement_timeout_ms: int | None) -> T:
-        if self._at_present() <= 0 or (self._silent and self._give_up()):
-            raise GaveUp(f"{self._name}: there is no time for another call")
-        try:
-            answer = self._run(call, lock_timeout_ms, statement_timeout_ms)
-        except _SILENCE as error:
-            self._silent = True
-            if self._give_up():
-                raise GaveUp(f"{self._name}: the database does not answer") from error
-            raise
-        self._silent = False
-        return answer
 
     def _run(self, call: Call[T], lock_timeout_ms: int | None, statement_timeout_ms: int | None) -> T:
         connection = self._open()

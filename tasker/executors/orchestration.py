@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from tasker.database import functions
-from tasker.database.calls import Call
-from tasker.errors import ExecutorLost
 from tasker.executors.base import RegisteredExecutor
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.grace import GracePeriod
 from tasker.executors.link import Link
 from tasker.messaging.queues import channel_name
-
-T = TypeVar("T")
 
 
 class OrchestrationExecutor(RegisteredExecutor):
@@ -42,6 +38,8 @@ class OrchestrationExecutor(RegisteredExecutor):
     ) -> None:
         super().__init__(kind, queues, worker=worker, link=link, grace=grace)
         self._processing_timeout_ms = processing_timeout_ms
+        # A call fails when it takes longer than a drain may.
+        self._statement_timeout_ms = processing_timeout_ms
 
     @property
     def processor(self) -> str:
@@ -51,20 +49,6 @@ class OrchestrationExecutor(RegisteredExecutor):
     def deadline(self) -> float:
         """When a drain that begins now has to be over, by ``time.monotonic()``."""
         return time.monotonic() + self._processing_timeout_ms / 1000
-
-    def call(self, call: Call[T]) -> T:
-        """A call that needs the incarnation to live, and fails when it takes longer than a drain may.
-
-        Raises:
-            ExecutorLost: it does not live; a new one has been taken and registers with the next ``start``.
-            psycopg.Error: refused, or cancelled.
-        """
-        incarnation = self.incarnation
-        try:
-            return self._link.call(call, statement_timeout_ms=self._processing_timeout_ms)
-        except ExecutorLost:
-            self.lost(incarnation)
-            raise
 
     def tell(self, answer: Mapping[str, Any]) -> None:
         """Wake whom an answer names: idle consumers of ``queues``, and the waiting clients in ``notify``."""

@@ -19,7 +19,7 @@ class StepEnqueuer(OrchestrationExecutor):
     def drain(self, limit: int) -> int:
         """Send up to 256 messages for each of at most ``limit`` parents; how many parents there were."""
         self.start()
-        answer = self.call(functions.enqueue_deferred_steps({"limit": limit}))
+        answer = self.take(functions.enqueue_deferred_steps({"limit": limit}))
         self.tell(answer)
         self.counters.add(taken=answer["taken"], sent=answer["sent"])
         taken: int = answer["taken"]

@@ -168,17 +168,13 @@ class StepExecutor(RegisteredExecutor):
         self._resting = False
         try:
             self.start()
-            if not self._ending:
+            if not self._is_ending():
                 self._claim(min(limit, self._limits.batch_size))
         except ExecutorLost:
             return 0
         started = self._run_ready()
         self._completer.flush()
         return started
-
-    @property
-    def _ending(self) -> bool:
-        return self.stop_requested or self.grace.begun
 
     def _claim(self, limit: int) -> None:
         now = time.monotonic()
@@ -200,7 +196,7 @@ class StepExecutor(RegisteredExecutor):
             "max_claim_bytes": self._limits.max_claim_bytes,
         }
         try:
-            answer = self.call(functions.claim_steps(request))
+            answer = self.take(functions.claim_steps(request))
         except BaseException:
             # Refused, or given up at the very end: either way nobody waits for the answer any more. A claim that was
             # carried out all the same leaves a receipt that counts as lost, and its steps return to their queues.
@@ -224,7 +220,7 @@ class StepExecutor(RegisteredExecutor):
 
         At least a quarter of a batch is left to the queue, unless that is known to be empty.
         """
-        if self._ending or self._resting:
+        if self._is_ending() or self._resting:
             return 0, 0.0
         now = time.monotonic()
         ready, running, work = self._held.load(now, self._limits.budget_ms)

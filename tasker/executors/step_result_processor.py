@@ -70,7 +70,7 @@ class StepResultProcessor(OrchestrationExecutor):
     def drain(self, limit: int) -> int:
         """Process at most ``limit`` messages and as many deadlines; how many there were of both."""
         self.start()
-        messages = self.call(
+        messages = self.take(
             work.read_messages(STEP_RESULTS, limit, self._visibility_timeout_seconds, max_bytes=self._max_message_bytes)
         )
         return self._process(self._entries(messages), limit)

@@ -32,7 +32,7 @@ class TaskClaimer(OrchestrationExecutor):
         """Admit at most ``limit`` tasks, or end them where their context does not fit; how many there were."""
         self.start()
         request = {"processor": self.processor, "limit": limit, "timeout_seconds": self._claim_timeout_seconds}
-        answer = self.call(functions.claim_ready_tasks(request))
+        answer = self.take(functions.claim_ready_tasks(request))
         self.next_due_seconds = answer["next_due_seconds"]
         tasks: list[dict[str, Any]] = answer["tasks"]
         if not tasks:

@@ -51,7 +51,7 @@ class TaskFinalizer(OrchestrationExecutor):
         """
         self.start()
         processor, deadline = self.processor, self.deadline()
-        answer = self.call(
+        answer = self.take(
             functions.claim_tasks_for_finalization(
                 {"processor": processor, "limit": limit, "timeout_seconds": self._claim_timeout_seconds}
             )

@@ -56,7 +56,7 @@ class TaskRequestProcessor(OrchestrationExecutor):
     def drain(self, limit: int) -> int:
         """Process at most ``limit`` messages; how many there were."""
         self.start()
-        messages = self.call(
+        messages = self.take(
             work.read_messages(
                 TASK_REQUESTS, limit, self._visibility_timeout_seconds, max_bytes=self._max_message_bytes
             )

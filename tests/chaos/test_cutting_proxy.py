@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
+from tasker.resilience.answer_timeout import TimedConnection
 from tests.chaos.storm.cutting_proxy import PLACES, CuttingProxy
 from tests.embedded_support import wait_for
 
@@ -46,7 +47,8 @@ def test_cuts_come_at_every_place_and_only_statements_that_were_not_answered_are
         def try_once() -> bool:
             nonlocal tried
             try:
-                with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+                with TimedConnection.connect(url, autocommit=True, connect_timeout=2) as connection:
+                    connection.patience.seconds = 0.2
                     while True:
                         tried += 1
                         connection.execute("INSERT INTO kept VALUES (%s)", [tried])

@@ -164,7 +164,7 @@ class Cluster:
             **(env or {}),
         }
         self.settings = ConfigManager.load(environ=self.env)
-        self.database = Database(database_url, application_name="test")
+        self.database = Database.from_settings(self.settings.database, database_url, application_name="test")
         self.client = Tasker(self.database)
         # A program that has only Celery, and the broker's address.
         register_transport()

@@ -34,6 +34,13 @@ MARK_VARIABLE = "TASKER_CHAOS_MARK"
 HEARTBEAT_SECONDS = 0.5
 LEASE_SECONDS = 2.0
 
+_IMPATIENT = {
+    "TASKER_DATABASE__STATEMENT_TIMEOUT_MS": "3000",
+    "TASKER_DATABASE__ANSWER_TIMEOUT_SECONDS": "4",
+    "TASKER_DATABASE__CONNECTION_TIMEOUT_SECONDS": "3",
+}
+"""Where connections may fall silent: several of them, one after the other, within the patience of a storm."""
+
 _BATCH = 20
 _BY_QUEUE = 10
 """One task in this many is requested by a message instead of a call."""
@@ -104,6 +111,7 @@ class Arena:
             "TASKER_PGMQ__VISIBILITY_TIMEOUT_SECONDS": "5",
             # Here a message may meet many deaths, none of which is its fault.
             "TASKER_PGMQ__MAX_RECEIVE_COUNT": "100",
+            **(_IMPATIENT if self.proxy is not None else {}),
         }
 
     # -- processes ------------------------------------------------------------------------------------------------
@@ -212,7 +220,7 @@ class Arena:
                 return
 
     def _send_request(self, n: int) -> None:
-        with psycopg.connect(self.cluster.database_url, connect_timeout=5) as connection:
+        with self.cluster.database.connect() as connection:
             request = psycopg.types.json.Jsonb(self.request_of(n))
             connection.execute("SELECT pgmq.send('task_requests_queue', %s)", [request])
 

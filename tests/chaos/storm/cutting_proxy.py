@@ -1,4 +1,4 @@
-"""A TCP proxy before PostgreSQL that cuts connections at any byte, in a process of its own.
+"""A TCP proxy before PostgreSQL that cuts connections at any byte, or lets them fall silent, in a process of its own.
 
     python -m tests.chaos.storm.cutting_proxy /path/of/.s.PGSQL.5432 SEED
 
@@ -9,6 +9,7 @@ input, one line each: ``cut SECONDS`` (connections live that long on average; 0:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import socket
@@ -20,8 +21,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 
-PLACES = ("before the statement", "within the statement", "before the answer", "within the answer")
-"""Where a connection is cut, by what of the statement has come through. In the last two the server has done it."""
+PLACES = ("before the statement", "within the statement", "before the answer", "within the answer", "never answered")
+"""Where a connection is cut, by what of the statement has come through. In the third and fourth the server has done it.
+In the last the connection is not cut: it stays open, nothing comes through any more, and whether the server has done it
+is chance."""
+
+LINGER_SECONDS = 6.0
+"""Longest time for which the server hears of no end of a connection that fell silent."""
 
 _CHUNK = 1 << 16
 _NOW = struct.pack("ii", 1, 0)
@@ -34,11 +40,14 @@ class Pair:
         self._proxy = proxy
         self._writers = (client, server)
         self._place: str | None = None
+        self._silent = False
         self.dies_at = proxy.lifetime()
 
     async def to_server(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward statements; when the time has come, choose the place of the cut in the next one."""
         while data := await reader.read(_CHUNK):
+            if self._silent:
+                continue
             if self._place is None and asyncio.get_running_loop().time() >= self.dies_at:
                 self._place = self._proxy.random.choice(PLACES)
                 if self._place == PLACES[0]:
@@ -49,12 +58,23 @@ class Pair:
                     await writer.drain()
                     self.cut()
                     return
+                if self._place == PLACES[4]:
+                    self._silent = True
+                    self._proxy.cuts[self._place] += 1
+                    if self._proxy.random.random() < 0.5:
+                        continue
             writer.write(data)
             await writer.drain()
+        if self._silent:
+            self._writers[0].close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._proxy.ended.wait(), self._proxy.random.uniform(0, LINGER_SECONDS))
 
     async def to_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward answers, but for the one in which the connection is cut."""
         while data := await reader.read(_CHUNK):
+            if self._silent:
+                continue
             if self._place == PLACES[2]:
                 self.cut()
                 return
@@ -65,6 +85,8 @@ class Pair:
                 return
             writer.write(data)
             await writer.drain()
+        if self._silent:
+            await asyncio.Event().wait()  # the client does not hear of the end either
 
     def cut(self) -> None:
         """Both ends, without a good-bye."""
@@ -91,6 +113,7 @@ class Proxy:
         self.mean_seconds = 0.0
         self.cuts: Counter[str] = Counter()
         self._pairs: set[Pair] = set()
+        self.ended = asyncio.Event()
 
     def lifetime(self) -> float:
         """When a connection of now dies, by the loop's clock."""
@@ -138,6 +161,11 @@ class Proxy:
                 self.set_mean(float(order[1]))
             print(json.dumps(self.cuts), flush=True)
         server.close()
+        self.ended.set()
+        for pair in self._pairs:
+            pair.end()
+        while self._pairs:
+            await asyncio.sleep(0.01)
 
 
 class CuttingProxy:

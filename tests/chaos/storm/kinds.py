@@ -169,7 +169,7 @@ class Freeze(Kind):
 
 
 class Cut(Kind):
-    """Connections that are cut at any byte: of the statement, or of its answer."""
+    """Connections that are cut at any byte, of the statement or of its answer, or stay open and never answer."""
 
     name = "cut connections"
     proxied = True

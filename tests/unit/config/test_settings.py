@@ -101,6 +101,14 @@ def test_the_lease_follows_the_heartbeat_unless_it_is_given(project: Project) ->
     assert str(settings.origin("orchestration.executor_lease_seconds")) == "default (five heartbeats)"
 
 
+def test_an_answer_may_take_longer_than_its_statement_unless_that_is_given(project: Project) -> None:
+    assert project.load(TASKER_DATABASE__STATEMENT_TIMEOUT_MS="60000").database.answer_timeout_seconds == 65
+    settings = project.load()
+    assert settings.database.answer_timeout_seconds == 35
+    origin = str(settings.origin("database.answer_timeout_seconds"))
+    assert origin == "default (five seconds more than statement_timeout_ms)"
+
+
 def test_only_the_embedded_server_is_migrated_at_start_unless_told_otherwise(project: Project) -> None:
     assert project.load().database.migrate_on_start is True
     assert project.load(DATABASE_URL="postgresql://db/x").database.migrate_on_start is False
