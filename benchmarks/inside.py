@@ -29,7 +29,7 @@ from tasker.executors.loop import ExecutorLoop
 from tasker.executors.stop import StopSignal
 
 CHAIN = SHAPES["linear4"]
-BATCHES = (1, 50)
+BATCHES = (1, 200)
 SUBMITTED_AT_ONCE = 1000
 COLD_TASKS = 4
 LONGEST_POLL_SECONDS = 5.0

@@ -1,10 +1,10 @@
 """Where the time of a step goes: ``python -m benchmarks.profiling``.
 
 One executor in a process of its own works off chains of four that wait for it, once with batches of one step and once
-with batches of fifty, on a durable embedded PostgreSQL. Each is run twice: first as it is, for the time of a step and
-the CPU of both sides; then watched, for the shares. py-spy looks at the executor's stack from outside, hundreds of
-times a second; PostgreSQL adds up the time of each function (``track_functions``). Shares are of the watched run, times
-are those shares of the undisturbed one.
+with batches of up to two hundred, on a durable embedded PostgreSQL. Each is run twice: first as it is, for the time of
+a step and the CPU of both sides; then watched, for the shares. py-spy looks at the executor's stack from outside,
+hundreds of times a second; PostgreSQL adds up the time of each function (``track_functions``). Shares are of the
+watched run, times are those shares of the undisturbed one.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ indexes, constraints and storage parameters; every commit is durable. Written fo
   process goes on with it; finished receipts deleted; ``tasks.active`` where it changes; at a task's end its row and its
   audit row.
 
-A batch is 50 steps. One statement is one commit is one round trip, both for claims and for completions. As in Tasker's
+A batch is 200 steps. One statement is one commit is one round trip, both for claims and for completions. As in Tasker's
 executor a process claims up to what it has room for, completes, and goes on with at most three quarters of a batch of
 what became ready (all of it while the queue is empty), one step for each parent; so commits per step come out the same,
 which the bench's table of costs shows for both.
@@ -184,7 +184,7 @@ SELECT (SELECT count(*) FROM tasker.tasks WHERE task_uuid = ANY (%(uuids)s) AND 
        (SELECT count(*) FROM pgmq.q_bench_queue)
 """
 
-BATCH = 50
+BATCH = 200
 DRY_SECONDS = 0.02
 POLL_SECONDS = 0.005
 # One plan for each statement, kept, by index: as in Tasker's functions.

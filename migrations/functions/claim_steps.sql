@@ -20,6 +20,7 @@ DECLARE
     budget constant double precision := coalesce((request->>'budget_ms')::double precision, 50);
     max_bytes constant bigint := coalesce((request->>'max_claim_bytes')::bigint, 8388608);
     max_rounds constant integer := 10;
+    moment constant timestamptz := tasker.now();
     stop boolean;
     served text[];
     n_queues integer;
@@ -30,13 +31,14 @@ DECLARE
     i integer;
     share integer;
     look integer;
+    n_taken integer := 0;
     spent double precision := 0;
     alone boolean := false;
     over_budget boolean := false;
     more_timers boolean := false;
     batch record;
     keys record;
-    step record;
+    turned record;
     -- What was decided, by step: taken ones, and for every queue the messages that are used up.
     take_rows tid[] := ARRAY[]::tid[]; take_tasks uuid[] := ARRAY[]::uuid[]; take_positions integer[] := ARRAY[]::integer[]; take_maps integer[] := ARRAY[]::integer[]; take_fences integer[] := ARRAY[]::integer[];
     take_states text[] := ARRAY[]::text[];
@@ -70,13 +72,13 @@ BEGIN
     FOR round IN 1 .. max_rounds LOOP
         EXIT WHEN n_queues = 0;
         FOR turn IN 0 .. n_queues - 1 LOOP
-            EXIT rounds WHEN cardinality(take_tasks) >= wanted OR alone OR over_budget;
+            EXIT rounds WHEN n_taken >= wanted OR alone OR over_budget;
             -- In its first round each queue gets its share, so that none starves. Which of them begins is as good as drawn: calls
             -- are numbered across claims and completions, and counting on would let all claims begin with the same queue.
             i := (first_queue + turn) % n_queues + 1;
             CONTINUE WHEN dry[i];
             here := served[i];
-            share := ceil((wanted - cardinality(take_tasks))::double precision
+            share := ceil((wanted - n_taken)::double precision
                           / CASE WHEN round = 1 THEN n_queues - turn ELSE 1 END)::integer;
 
             -- Where the front of a queue is all locked (by an open transaction on a wide task), look further, and further.
@@ -85,23 +87,18 @@ BEGIN
             dry[i] := coalesce(cardinality(batch.msg_ids), 0) < look;
             IF batch.msg_ids IS NOT NULL THEN
                 cursors[i] := batch.msg_ids[cardinality(batch.msg_ids)];
-                FOR step IN
-                    SELECT m.msg_id, m.message FROM unnest(batch.msg_ids, batch.messages) AS m(msg_id, message)
-                    WHERE NOT tasker.is_step_message(m.message)
-                LOOP
-                    bad_queues := bad_queues || here; bad_messages := bad_messages || step.msg_id;
-                    bad_bodies := bad_bodies || step.message;
-                END LOOP;
             END IF;
 
             -- Lock the steps that are due, by message or by timer. Whoever holds one of them is working on it: skip it, its
             -- message and timer stay.
-            WITH due AS (
+            WITH sent AS MATERIALIZED (
+                SELECT m.msg_id, m.message, tasker.is_step_message(m.message) AS is_clear
+                FROM unnest(batch.msg_ids, batch.messages) AS m(msg_id, message)
+            ), due AS (
                 SELECT DISTINCT ON (d.task_uuid, d.step_position, d.map_index) d.* FROM (
                     SELECT (m.message->>'task_uuid')::uuid AS task_uuid, (m.message->>'position')::integer AS step_position,
                            coalesce((m.message->>'map_index')::integer, 0) AS map_index, m.msg_id, NULL::timestamptz AS due_at
-                    FROM unnest(batch.msg_ids, batch.messages) AS m(msg_id, message)
-                    WHERE tasker.is_step_message(m.message)
+                    FROM sent AS m WHERE m.is_clear
                     UNION ALL
                     -- Locked as they are found, so that locked ones do not stand in front of the others.
                     (SELECT w.task_uuid, w.position, w.map_index, NULL, w.due_at
@@ -109,7 +106,7 @@ BEGIN
                      CROSS JOIN LATERAL (SELECT FROM tasker.workflow_steps AS x
                                          WHERE x.task_uuid = w.task_uuid AND x.position = w.position AND x.map_index = w.map_index
                                          FOR NO KEY UPDATE SKIP LOCKED) AS s
-                     WHERE w.queue = here AND w.due_at <= tasker.now() AND w.kind = 'retry' AND round = 1
+                     WHERE w.queue = here AND w.due_at <= moment AND w.kind = 'retry' AND round = 1
                      ORDER BY w.due_at LIMIT share)) AS d
                 ORDER BY d.task_uuid, d.step_position, d.map_index, d.msg_id
             ), ordered AS MATERIALIZED (
@@ -124,9 +121,15 @@ BEGIN
             SELECT array_agg(l.task_uuid) AS task_uuids, array_agg(l.step_position) AS positions,
                    array_agg(l.map_index) AS maps, array_agg(l.msg_id) AS msg_ids, array_agg(l.tid) AS tids,
                    array_agg(l.state) AS states, array_agg(l.fence) AS fences, array_agg(l.losses) AS losses,
-                   count(l.due_at) >= share AS full_of_timers, count(l.msg_id) AS by_message
+                   count(l.due_at) >= share AS full_of_timers, count(l.msg_id) AS by_message,
+                   (SELECT array_agg(m.msg_id) FROM sent AS m WHERE NOT m.is_clear) AS bad,
+                   (SELECT array_agg(m.message) FROM sent AS m WHERE NOT m.is_clear) AS bad_bodies
             INTO keys FROM locked AS l;
             more_timers := more_timers OR keys.full_of_timers;
+            IF keys.bad IS NOT NULL THEN
+                bad_queues := bad_queues || array_fill(here, ARRAY[cardinality(keys.bad)]);
+                bad_messages := bad_messages || keys.bad; bad_bodies := bad_bodies || keys.bad_bodies;
+            END IF;
 
             -- A message whose step does not exist (pruned) is used up; one that was skipped above is not.
             IF keys.by_message < cardinality(batch.msg_ids) THEN
@@ -142,9 +145,19 @@ BEGIN
 
             -- Tasks and timers are read only now, in a statement of its own: it sees what was committed before the locks
             -- on the steps were ours.
-            FOR step IN
-                SELECT k.task_uuid, k.step_position, k.map_index, k.msg_id, k.tid, k.state, k.fence, k.losses,
-                       t.state AS task_state, n.expected_ms, w.due_at, w.kind AS timer_kind
+            WITH found AS MATERIALIZED (
+                SELECT k.*, w.due_at, coalesce(n.expected_ms, budget) AS cost,
+                       row_number() OVER (ORDER BY k.msg_id NULLS FIRST, w.due_at) AS no,
+                       -- A paused task's retry timer is used up with its message: resume sends and sets anew. But a deadline
+                       -- stays: it is the lease of a step that runs elsewhere.
+                       t.state = 'paused' AND w.kind = 'retry' AND w.due_at <= moment AS is_parked,
+                       t.state <> 'paused' AND (k.msg_id IS NOT NULL AND k.state = 'enqueued'
+                           OR w.due_at <= moment AND k.state IN ('enqueued', 'waiting_for_retry')) AS can_run,
+                       -- A second message for a step that an earlier turn took: the table does not show that yet.
+                       n_taken > 0 AND k.task_uuid = ANY (take_tasks) AND EXISTS (
+                           SELECT FROM unnest(take_tasks, take_positions, take_maps) AS y(task_uuid, step_position, map_index)
+                           WHERE y.task_uuid = k.task_uuid AND y.step_position = k.step_position
+                             AND y.map_index = k.map_index) AS is_taken
                 FROM unnest(keys.task_uuids, keys.positions, keys.maps, keys.msg_ids, keys.tids, keys.states, keys.fences, keys.losses)
                      AS k(task_uuid, step_position, map_index, msg_id, tid, state, fence, losses)
                 CROSS JOIN LATERAL (SELECT x.state, x.named_task_id FROM tasker.tasks AS x
@@ -154,52 +167,48 @@ BEGIN
                 LEFT JOIN LATERAL (SELECT x.due_at, x.kind FROM tasker.step_timers AS x
                                    WHERE x.task_uuid = k.task_uuid AND x.position = k.step_position
                                      AND x.map_index = k.map_index OFFSET 0) AS w ON true
-                ORDER BY k.msg_id NULLS FIRST, w.due_at
-            LOOP
-                IF step.task_state = 'paused' OR NOT (
-                       (step.msg_id IS NOT NULL AND step.state = 'enqueued')
-                    OR (step.due_at <= tasker.now() AND step.state IN ('enqueued', 'waiting_for_retry'))) THEN
-                    -- A duplicate, or a task that is paused (resume sends and sets anew): used up, the state stays.
-                    IF step.msg_id IS NOT NULL THEN
-                        used_queues := used_queues || here; used_messages := used_messages || step.msg_id;
-                    END IF;
-                    -- But a deadline stays: it is the lease of a step that runs elsewhere.
-                    IF step.task_state = 'paused' AND step.timer_kind = 'retry' AND step.due_at <= tasker.now() THEN
-                        timer_tasks := timer_tasks || step.task_uuid; timer_positions := timer_positions || step.step_position;
-                        timer_maps := timer_maps || step.map_index;
-                    END IF;
-                    CONTINUE;
-                END IF;
-                CONTINUE WHEN alone OR over_budget OR cardinality(take_tasks) >= wanted;
-                -- A second message for a step that an earlier turn took: the table does not show that yet.
-                CONTINUE WHEN (round > 1 OR turn > 0) AND step.task_uuid = ANY (take_tasks) AND EXISTS (
-                    SELECT FROM unnest(take_tasks, take_positions, take_maps) AS k(task_uuid, step_position, map_index)
-                    WHERE k.task_uuid = step.task_uuid AND k.step_position = step.step_position
-                      AND k.map_index = step.map_index);
-                IF cardinality(take_tasks) > 0 THEN
-                    -- A step that has already seen an executor die is claimed alone: it may not take neighbours with it.
-                    CONTINUE WHEN step.losses > 0;
-                    over_budget := spent + coalesce(step.expected_ms, budget) > budget;
-                    CONTINUE WHEN over_budget;
-                END IF;
-                alone := step.losses > 0;
-                spent := spent + coalesce(step.expected_ms, budget);
-                take_rows := take_rows || step.tid; take_tasks := take_tasks || step.task_uuid; take_positions := take_positions || step.step_position;
-                take_maps := take_maps || step.map_index; take_fences := take_fences || (step.fence + 1);
-                take_states := take_states || step.state;
-                IF step.msg_id IS NOT NULL THEN
-                    used_queues := used_queues || here; used_messages := used_messages || step.msg_id;
-                END IF;
-                IF step.due_at IS NOT NULL THEN
-                    timer_tasks := timer_tasks || step.task_uuid; timer_positions := timer_positions || step.step_position;
-                    timer_maps := timer_maps || step.map_index;
-                END IF;
-            END LOOP;
+            ), candidates AS MATERIALIZED (
+                -- A step that has already seen an executor die is claimed alone: it may not take neighbours with it.
+                SELECT c.no, c.is_alone, row_number() OVER (ORDER BY c.no) + n_taken AS nth, sum(c.cost) OVER (ORDER BY c.no) + spent AS work
+                FROM (SELECT f.no, f.cost, f.losses, row_number() OVER (ORDER BY f.no) + n_taken AS nth,
+                             n_taken = 0 AND first_value(f.losses > 0) OVER (ORDER BY f.no) AS is_alone
+                      FROM found AS f WHERE f.can_run AND NOT f.is_taken) AS c
+                WHERE CASE WHEN c.is_alone THEN c.nth = 1 ELSE c.losses = 0 END
+            ), taken AS MATERIALIZED (
+                SELECT c.* FROM candidates AS c WHERE c.nth <= wanted AND (c.nth = 1 OR c.work <= budget)
+            ), judged AS MATERIALIZED (
+                SELECT f.*, f.no = ANY (ARRAY(SELECT c.no FROM taken AS c)) AS goes FROM found AS f ORDER BY f.no
+            )
+            SELECT array_agg(j.tid) FILTER (WHERE j.goes) AS rows, array_agg(j.task_uuid) FILTER (WHERE j.goes) AS tasks,
+                   array_agg(j.step_position) FILTER (WHERE j.goes) AS positions,
+                   array_agg(j.map_index) FILTER (WHERE j.goes) AS maps, array_agg(j.fence + 1) FILTER (WHERE j.goes) AS fences,
+                   array_agg(j.state) FILTER (WHERE j.goes) AS states,
+                   -- A message that starts nothing (a duplicate, a paused task) is used up, the state stays.
+                   array_agg(j.msg_id) FILTER (WHERE j.msg_id IS NOT NULL AND (j.goes OR NOT j.can_run)) AS used,
+                   array_agg(j.task_uuid) FILTER (WHERE (j.goes AND j.due_at IS NOT NULL) OR j.is_parked) AS timer_tasks,
+                   array_agg(j.step_position) FILTER (WHERE (j.goes AND j.due_at IS NOT NULL) OR j.is_parked) AS timer_positions,
+                   array_agg(j.map_index) FILTER (WHERE (j.goes AND j.due_at IS NOT NULL) OR j.is_parked) AS timer_maps,
+                   (SELECT max(c.work) FROM taken AS c) AS work, (SELECT bool_or(c.is_alone) FROM taken AS c) AS is_alone,
+                   (SELECT bool_or(c.nth > 1 AND c.work > budget) FROM candidates AS c WHERE c.nth <= wanted) AS is_over
+            INTO turned FROM judged AS j;
+            take_rows := take_rows || turned.rows; take_tasks := take_tasks || turned.tasks;
+            take_positions := take_positions || turned.positions; take_maps := take_maps || turned.maps;
+            take_fences := take_fences || turned.fences; take_states := take_states || turned.states;
+            timer_tasks := timer_tasks || turned.timer_tasks; timer_positions := timer_positions || turned.timer_positions;
+            timer_maps := timer_maps || turned.timer_maps;
+            IF turned.used IS NOT NULL THEN
+                used_queues := used_queues || array_fill(here, ARRAY[cardinality(turned.used)]);
+                used_messages := used_messages || turned.used;
+            END IF;
+            n_taken := cardinality(take_tasks);
+            spent := coalesce(turned.work, spent);
+            alone := alone OR coalesce(turned.is_alone, false);
+            over_budget := over_budget OR coalesce(turned.is_over, false);
         END LOOP;
         EXIT WHEN false <> ALL (dry);
     END LOOP;
 
-    IF cardinality(take_tasks) > 0 THEN
+    IF n_taken > 0 THEN
         INSERT INTO tasker.step_claims (executor, call_no, task_uuids, positions, map_indexes, fences)
         VALUES (me, this_call, take_tasks, take_positions, take_maps, take_fences)
         ON CONFLICT DO NOTHING;
@@ -234,10 +243,10 @@ BEGIN
         PERFORM tasker.bury_messages(bad_queues, bad_messages, bad_bodies, 'not_a_step_message');
     END IF;
 
-    IF cardinality(take_tasks) = 0 THEN
+    IF n_taken = 0 THEN
         held := tasker.held_by_receipt(me, this_call);
         take_tasks := held.task_uuids; take_positions := held.positions; take_maps := held.map_indexes;
-        SELECT extract(epoch FROM min(w.due_at) - tasker.now()) INTO next_due
+        SELECT extract(epoch FROM min(w.due_at) - moment) INTO next_due
         FROM unnest(served) AS q(name)
         CROSS JOIN LATERAL (SELECT x.due_at FROM tasker.step_timers AS x WHERE x.queue = q.name ORDER BY x.due_at LIMIT 1) AS w;
     END IF;

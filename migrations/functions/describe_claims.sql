@@ -12,14 +12,15 @@ DECLARE
 BEGIN
     IF cardinality(task_uuids) > 0 THEN
         WITH claimed AS MATERIALIZED (
-            SELECT k.no, s.task_uuid, s.step_uuid, s.position, s.map_index, s.fence, s.attempts, s.losses, n.queue, n.depends_on,
+            SELECT k.no, k.task_uuid, s.step_uuid, k.step_position AS position, k.map_index, s.fence, s.attempts, s.losses, n.queue, n.depends_on,
                    t.named_task_id, t.correlation_id, t.priority, t.tags
             FROM unnest(task_uuids, positions, map_indexes) WITH ORDINALITY AS k(task_uuid, step_position, map_index, no)
-            CROSS JOIN LATERAL (SELECT x.* FROM tasker.workflow_steps AS x
+            CROSS JOIN LATERAL (SELECT x.step_uuid, x.fence, x.attempts, x.losses FROM tasker.workflow_steps AS x
                                 WHERE x.task_uuid = k.task_uuid AND x.position = k.step_position AND x.map_index = k.map_index
                                 OFFSET 0) AS s
-            CROSS JOIN LATERAL (SELECT x.* FROM tasker.tasks AS x WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
-            CROSS JOIN LATERAL (SELECT x.* FROM tasker.named_steps AS x
+            CROSS JOIN LATERAL (SELECT x.named_task_id, x.correlation_id, x.priority, x.tags FROM tasker.tasks AS x
+                                WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
+            CROSS JOIN LATERAL (SELECT x.queue, x.depends_on FROM tasker.named_steps AS x
                                 WHERE x.named_task_id = t.named_task_id AND x.position = k.step_position OFFSET 0) AS n
         ), needed AS MATERIALIZED (
             SELECT c.no, c.task_uuid, d.parent, p.results
@@ -41,8 +42,8 @@ BEGIN
                     SELECT c.task_uuid, c.step_uuid, c.position, c.map_index, c.fence, c.attempts AS attempt, c.losses, c.queue,
                            c.named_task_id AS template, c.no = ANY (ARRAY(SELECT z.no FROM paged AS z)) AS results_paged
                     FROM claimed AS c ORDER BY c.no) AS e),
-               (SELECT json_object_agg(c.task_uuid, json_build_object(
-                           'context', x.context, 'correlation_id', c.correlation_id, 'priority', c.priority, 'tags', c.tags))
+               (SELECT json_object_agg(c.task_uuid, (
+                           SELECT row_to_json(e) FROM (SELECT x.context, c.correlation_id, c.priority, c.tags) AS e))
                 FROM (SELECT DISTINCT ON (u.task_uuid) u.task_uuid, u.correlation_id, u.priority, u.tags
                       FROM claimed AS u ORDER BY u.task_uuid) AS c
                 CROSS JOIN LATERAL (SELECT y.context FROM tasker.task_contexts AS y WHERE y.task_uuid = c.task_uuid OFFSET 0) AS x),

@@ -161,7 +161,7 @@ class PoolSettings(StepExecutorSettings):
 class ExecutorPools(Section):
     """One table per kind of executor."""
 
-    step_executor: StepExecutorSettings = StepExecutorSettings(max_executors=8)
+    step_executor: StepExecutorSettings = StepExecutorSettings(max_executors=8, batch_size=200)
     task_request_processor: PoolSettings = PoolSettings()
     task_claimer: PoolSettings = PoolSettings()
     step_enqueuer: PoolSettings = PoolSettings()

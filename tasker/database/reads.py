@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, Double, Text, cast, extract, func, null, select, union_all
+from sqlalchemy import ColumnElement, Double, Text, bindparam, cast, extract, func, null, select, union_all
 
-from tasker.database.calls import Call, Rows
+from tasker.database.calls import AnySelect, Call, Rows
 from tasker.database.models import (
     Executor,
     NamedStep,
@@ -89,13 +90,17 @@ _TEMPLATE_COLUMNS = (
 
 def task(task_uuid: UUID) -> Call[TaskRecord | None]:
     """A task with its context, or ``None``."""
-    statement = (
+    return Call.of(_task_statement(), lambda rows: _task(rows[0]) if rows else None, {"task_uuid": task_uuid})
+
+
+@cache
+def _task_statement() -> AnySelect:
+    return (
         select(*_TASK_COLUMNS, TaskContext.context)
         .join(NamedTask, NamedTask.named_task_id == Task.named_task_id)
         .outerjoin(TaskContext, TaskContext.task_uuid == Task.task_uuid)
-        .where(Task.task_uuid == task_uuid)
+        .where(Task.task_uuid == bindparam("task_uuid"))
     )
-    return Call.of(statement, lambda rows: _task(rows[0]) if rows else None)
 
 
 def task_states(task_uuids: Iterable[UUID]) -> Call[dict[UUID, TaskState]]:
@@ -165,7 +170,19 @@ def tasks(
 
 def steps(task_uuid: UUID) -> Call[tuple[StepRecord, ...]]:
     """The steps of a task in topological order; empty if there is no such task."""
-    statement = (
+
+    def decode(rows: Rows) -> tuple[StepRecord, ...]:
+        names = {row[1]: row[3] for row in rows}
+        return tuple(
+            StepRecord(*_with_tuple(row, 6, (names.get(parent, str(parent)) for parent in row[6]))) for row in rows
+        )
+
+    return Call.of(_steps_statement(), decode, {"task_uuid": task_uuid})
+
+
+@cache
+def _steps_statement() -> AnySelect:
+    return (
         select(
             WorkflowStep.step_uuid,
             WorkflowStep.position,
@@ -198,17 +215,9 @@ def steps(task_uuid: UUID) -> Call[tuple[StepRecord, ...]]:
             & (StepTimer.position == WorkflowStep.position)
             & (StepTimer.map_index == WorkflowStep.map_index),
         )
-        .where(WorkflowStep.task_uuid == task_uuid)
+        .where(WorkflowStep.task_uuid == bindparam("task_uuid"))
         .order_by(WorkflowStep.position, WorkflowStep.map_index)
     )
-
-    def decode(rows: Rows) -> tuple[StepRecord, ...]:
-        names = {row[1]: row[3] for row in rows}
-        return tuple(
-            StepRecord(*_with_tuple(row, 6, (names.get(parent, str(parent)) for parent in row[6]))) for row in rows
-        )
-
-    return Call.of(statement, decode)
 
 
 def transitions(task_uuid: UUID, *, since: dt.datetime | None = None) -> Call[tuple[TransitionRecord, ...]]:

@@ -52,7 +52,7 @@ class StepLimits:
         max_claim_bytes: parents' results above this size are read in pages.
     """
 
-    batch_size: int = 50
+    batch_size: int = 200
     budget_ms: float = BUDGET_MS
     max_result_bytes: int = 1_048_576
     max_claim_bytes: int = 8_388_608
