@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from benchmarks.bars import bars
@@ -119,9 +120,9 @@ def inside_table(run: Run) -> Table:
             spread = Spread.of(figure[name] for figure in figures if name in figure)
             rows.append([f"one executor, batches of at most {batch}: {name} for each step", cell(spread, fine)])
     batches = inside.get("batches", {})
-    if {"1", "50"} <= set(batches):
-        spread = ratio(*({n: f["microseconds"] for n, f in enumerate(batches[batch])} for batch in ("1", "50")))
-        rows.append(["the same, batch 50 against batch 1", cell(spread, times)])
+    for least, most in itertools.pairwise(batches):
+        spread = ratio(*({n: f["microseconds"] for n, f in enumerate(batches[batch])} for batch in (least, most)))
+        rows.append([f"the same, batch {most} against batch {least}", cell(spread, times)])
     for name, text in (
         ("cold", "one executor, the first four fan100 of an empty database, steps/s"),
         ("create_many", "create_many, a thousand at a time, tasks/s"),
