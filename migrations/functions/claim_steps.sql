@@ -87,6 +87,9 @@ BEGIN
             dry[i] := coalesce(cardinality(batch.msg_ids), 0) < look;
             IF batch.msg_ids IS NOT NULL THEN
                 cursors[i] := batch.msg_ids[cardinality(batch.msg_ids)];
+            ELSIF round > 1 OR NOT EXISTS (SELECT FROM tasker.step_timers AS w
+                                           WHERE w.queue = here AND w.due_at <= moment AND w.kind = 'retry') THEN
+                CONTINUE;
             END IF;
 
             -- Lock the steps that are due, by message or by timer. Whoever holds one of them is working on it: skip it, its
