@@ -5,8 +5,7 @@
 * ``bare`` are the same executors in plain processes, without Celery: what hosting costs is the difference.
 
 Settings as shipped. Tasks are created by ``create_many``, a thousand or 10,000 steps in one transaction. The client
-waits for the last task, and then for all: waiting for all from the beginning would ask for the state of each of them
-whenever one has finished. States come without results, so these are read afterwards: within a latency, by
+waits by ``wait_all``. States come without results, so these are read afterwards: within a latency, by
 ``Tasker.results`` as a program would, and after a throughput, when the clock has stopped.
 """
 
@@ -91,11 +90,9 @@ class TaskerEngine(Engine):
         return handles
 
     def wait(self, handles: Sequence[TaskHandle], timeout: float) -> Sequence[int]:
-        """By ``wait`` for the last, then ``wait_all``."""
+        """By ``wait_all``."""
         try:
-            self._client.wait(handles[-1], timeout)
-            if len(handles) > 1:
-                self._client.wait_all(handles, timeout)
+            self._client.wait_all(handles, timeout)
         except TaskTimeout as error:
             raise TimeoutError(str(error)) from error
         return ()

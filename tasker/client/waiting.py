@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from itertools import islice
 from typing import TypeAlias
 from uuid import UUID
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_POLL_SECONDS = 0.02
 _LAST_POLL_SECONDS = 1.0
+_LOOK_AT_ONCE = 50
 _LEAST_PATIENCE_SECONDS = 1.0
 """How long the server may take for its answer however little time is left."""
 
@@ -48,7 +50,7 @@ def wait(
         NotFound: some cannot be seen: unknown, or created in a transaction that has not committed.
     """
     pending = _Pending(task_uuids, timeout_seconds, finalized=finalized)
-    pending.look(connections.drive(pending.question(), patience_seconds=pending.patience_seconds()))
+    connections.drive(pending.look(), patience_seconds=pending.patience_seconds())
     if pending.done:
         return pending.states
     woken = threading.Event()
@@ -57,7 +59,7 @@ def wait(
             woken.clear()
             try:
                 signal.keep_alive(pending.patience_seconds())
-                pending.look(connections.drive(pending.question(), patience_seconds=pending.patience_seconds()))
+                connections.drive(pending.look(), patience_seconds=pending.patience_seconds())
             except (psycopg.Error, SQLAlchemyError) as error:
                 pending.survive(error)
             if pending.done:
@@ -75,7 +77,7 @@ async def wait_async(
 ) -> States:
     """As ``wait``, without blocking the event loop."""
     pending = _Pending(task_uuids, timeout_seconds, finalized=finalized)
-    pending.look(await connections.adrive(pending.question(), patience_seconds=pending.patience_seconds()))
+    await connections.adrive(pending.look(), patience_seconds=pending.patience_seconds())
     if pending.done:
         return pending.states
     loop = asyncio.get_running_loop()
@@ -87,7 +89,7 @@ async def wait_async(
             woken.clear()
             try:
                 await asyncio.to_thread(signal.keep_alive, pending.patience_seconds())
-                pending.look(await connections.adrive(pending.question(), patience_seconds=pending.patience_seconds()))
+                await connections.adrive(pending.look(), patience_seconds=pending.patience_seconds())
             except (psycopg.Error, SQLAlchemyError) as error:
                 pending.survive(error)
             if pending.done:
@@ -119,24 +121,35 @@ class _Pending:
     def done(self) -> bool:
         return not self._open
 
-    def question(self) -> Operation[States]:
-        states: States = yield reads.task_states(self._open)
-        return states
+    def look(self) -> Operation[None]:
+        """Ask for the states of those that are open; raises when a task is not there.
 
-    def look(self, seen: States) -> None:
-        """Take what was read; raises when a task is not there."""
-        self._lost = None
-        for task_uuid in list(self._open):
-            state = seen.get(task_uuid)
-            if state is None:
-                raise NotFound(
-                    f"task {task_uuid} cannot be waited for: it is not there",
-                    hint="if it was created in a transaction, commit that first",
-                    field="task_uuid",
-                )
-            self.states[task_uuid] = state
-            if (state.finalized_at if self._finalized else state.finished_at) is not None:
-                del self._open[task_uuid]
+        All of them at first, later the foremost ones until some of these are still open: a look costs the same however
+        many are waited for.
+        """
+        asked = list(self._open) if not self.states else self._foremost()
+        while asked:
+            seen: States = yield reads.task_states(asked)
+            self._lost = None
+            for task_uuid in asked:
+                self._take(task_uuid, seen.get(task_uuid))
+            if not self._open.keys().isdisjoint(asked):
+                return
+            asked = self._foremost()
+
+    def _foremost(self) -> list[UUID]:
+        return list(islice(self._open, _LOOK_AT_ONCE))
+
+    def _take(self, task_uuid: UUID, state: TaskState | None) -> None:
+        if state is None:
+            raise NotFound(
+                f"task {task_uuid} cannot be waited for: it is not there",
+                hint="if it was created in a transaction, commit that first",
+                field="task_uuid",
+            )
+        self.states[task_uuid] = state
+        if (state.finalized_at if self._finalized else state.finished_at) is not None:
+            del self._open[task_uuid]
 
     def survive(self, error: BaseException) -> None:
         """Go on looking although the connection was lost: the server may come back, and the task with it."""

@@ -122,6 +122,17 @@ def test_waiting_ends_whatever_the_state(client: Tasker, core: Core) -> None:
     assert {state.state for state in client.wait_all([failed, cancelled], 10).values()} == {"error", "cancelled"}
 
 
+def test_many_tasks_are_waited_for_a_part_at_a_time_whatever_order_they_end_in(client: Tasker, core: Core) -> None:
+    handles = client.create_many([{"namespace": "shop", "name": "order"} for _ in range(450)])
+    client.cancel(handles[-1])
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(client.wait_all, handles[::-1], 60)
+        core.executor().run_all()
+        states = ended.result(timeout=60)
+    assert list(states) == [handle.task_uuid for handle in handles[::-1]]
+    assert [state.state for state in states.values()] == ["cancelled", *["complete"] * 449]
+
+
 def test_waiting_for_the_after_work_is_another_thing(client: Tasker, core: Core) -> None:
     handle = client.create("shop", "hooked")
     core.executor().run_all()
