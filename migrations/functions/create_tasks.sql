@@ -67,6 +67,10 @@ BEGIN
         SELECT 'TK001', 'identity_key', format('has no meaning: this workflow is %s', i.strategy)
         WHERE i.strategy IN ('strict', 'always_unique') AND i.key IS NOT NULL
         UNION ALL
+        SELECT 'TK001', 'parent_task_uuid', format('is %s, and there is no such task', r.request->>'parent_task_uuid')
+        WHERE r.request->>'parent_task_uuid' IS NOT NULL
+          AND NOT EXISTS (SELECT FROM tasker.tasks AS x WHERE x.task_uuid = (r.request->>'parent_task_uuid')::uuid)
+        UNION ALL
         SELECT 'TK011', 'context', format('has %s bytes of JSON; %s are allowed',
                                           octet_length((r.request->'context')::text), n.max_context_bytes)
         WHERE pg_column_size(r.request->'context') > n.max_context_bytes / 2

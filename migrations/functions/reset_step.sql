@@ -26,7 +26,9 @@ BEGIN
         PERFORM tasker.reopen_task(id, request->>'by', coalesce(request->>'reason', 'step reset'));
     END IF;
     PERFORM tasker.close_dead_letters(id, ARRAY[s.step_position], 'reset', request->>'by', request->>'reason');
-    queues := tasker.requeue_by_operator(id, t.named_task_id, ARRAY[s.tid], CASE WHEN s.state = 'error' THEN 1 ELSE 0 END, 'reset');
+    queues := tasker.requeue_by_operator(id, t.named_task_id, ARRAY[s.tid], CASE WHEN s.state = 'error' THEN 1 ELSE 0 END,
+        -- Only here does the step's history say who did it: a step that was live has no dead letter, its task does not change.
+        left('reset' || coalesce(' by ' || (request->>'by'), '') || coalesce(': ' || (request->>'reason'), ''), 1024));
     PERFORM pg_notify('tasker_' || q, '') FROM unnest(queues) AS q;
     RETURN jsonb_build_object('state', 'enqueued', 'queues', to_jsonb(queues), 'notify', '[]'::jsonb);
 END

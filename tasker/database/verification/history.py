@@ -180,7 +180,7 @@ BUDGETS = Check(
               LEFT JOIN (SELECT r.task_uuid, r.position, r.map_index, max(r.fence) AS fence
                          FROM tasker.workflow_step_transitions AS r
                          WHERE r.to_state = 'enqueued' AND r.from_state IN ('error', 'waiting_for_retry', 'in_progress')
-                           AND r.reason IN ('retried', 'reset') AND $scope(r.task_uuid)
+                           AND (r.reason = 'retried' OR starts_with(r.reason, 'reset')) AND $scope(r.task_uuid)
                          GROUP BY r.task_uuid, r.position, r.map_index) AS reset
                 ON reset.task_uuid = x.task_uuid AND reset.position = x.position AND reset.map_index = x.map_index
               WHERE x.fence > coalesce(reset.fence, 0) AND x.task_uuid >= $first_step AND $scope(x.task_uuid)

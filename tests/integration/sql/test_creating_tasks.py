@@ -180,6 +180,12 @@ BAD_REQUESTS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"namespace": "shop", "name": "order", "priority": 1.5}, "TK001", "priority", "whole number"),
     ({"namespace": "shop", "name": "order", "run_at": "tomorrow-ish"}, "TK001", "run_at", "is no time"),
     ({"namespace": "shop", "name": "order", "parent_task_uuid": "x"}, "TK001", "parent_task_uuid", "is no UUID"),
+    (
+        {"namespace": "shop", "name": "order", "parent_task_uuid": "01932c07-4d8a-7c3e-9f10-2b5d6e7f8a00"},
+        "TK001",
+        "parent_task_uuid",
+        "there is no such task",
+    ),
     ({"namespace": "shop", "name": "order", "tags": "eu"}, "TK001", "tags", "must be an array"),
     ({"namespace": "shop", "name": "order", "tags": [1]}, "TK001", "tags", "must be an array"),
     ({"namespace": "shop", "name": "order", "identity_key": ""}, "TK001", "identity_key", "must not be empty"),

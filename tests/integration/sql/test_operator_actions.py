@@ -166,9 +166,13 @@ def test_a_running_step_that_is_reset_runs_anew_and_its_old_outcome_is_stale(cor
     (task,) = core.create("order")
     worker = core.executor()
     (old,) = worker.claim()
-    core.call("reset_step", {"task_uuid": task, "step": "a", "by": "me"})
+    core.call("reset_step", {"task_uuid": task, "step": "a", "by": "alice", "reason": "it hangs"})
     assert worker.complete([old])["outcomes"][0]["answer"] == "stale"
     assert worker.run_all() == 1
+    reason = core.one(
+        "SELECT reason FROM tasker.workflow_step_transitions WHERE from_state = 'in_progress' AND to_state = 'enqueued'"
+    )
+    assert reason == "reset by alice: it hangs"
 
 
 def test_resuming_a_wide_task_obeys_the_burst_limit(core: Core) -> None:
@@ -372,3 +376,10 @@ def test_only_allowed_transitions_can_be_written(core: Core) -> None:
         places = ", ".join(["%s"] * len(row))
         with pytest.raises(psycopg.errors.CheckViolation, match="allowed_transition"):
             core.rows_affected(f"INSERT INTO tasker.{table} VALUES ({places}, 'complete', 'in_progress')", *row)
+
+
+def test_an_executor_says_whether_it_is_idle_in_so_many_words(core: Core) -> None:
+    worker = core.executor()
+    for idle in (None, "yes", 1):
+        with pytest.raises(psycopg.Error, match="idle must be true or false"):
+            core.call("set_executor_idle", {"executor": worker.uuid, "idle": idle})
