@@ -107,7 +107,8 @@ def grow(name: str, found: Servers, sizes: Sizes) -> Found:
         seconds=sizes.seconds,
         latencies=sizes.latencies,
     )
-    return Found(figures_of(name, pair), size=count, details=details_of(pair))
+    details = {"laid_seconds": pair.laid_seconds, "bytes": pair.bytes, **dearer(pair)}
+    return Found(figures_of(name, pair), size=count, details=details)
 
 
 def figures_of(name: str, pair: Pair) -> dict[str, list[float]]:
@@ -124,12 +125,10 @@ def figures_of(name: str, pair: Pair) -> dict[str, list[float]]:
     return found
 
 
-def details_of(pair: Pair) -> dict[str, Any]:
-    """Why: what has become dearer for a step, and how large it was."""
+def dearer(pair: Pair) -> dict[str, Any]:
+    """Why: what has become dearer for a step, by PostgreSQL's counters; by name, without and with."""
     small, large = pair.watched[SMALL], pair.watched[LARGE]
     return {
-        "laid_seconds": pair.laid_seconds,
-        "bytes": pair.bytes,
         "functions": _dearest(small["functions"], large["functions"]),
         **{
             what: _dearest(*({t: c[what] for t, c in side["tables"].items()} for side in (small, large)))

@@ -123,7 +123,6 @@ def measure_pair(
     seconds: float,
     latencies: int,
     until_seconds: float = 0.0,
-    watched: bool = True,
 ) -> Pair:
     """Measure both, in turn.
 
@@ -134,7 +133,6 @@ def measure_pair(
         seconds: how long a throughput takes, roughly.
         latencies: tasks one at a time, in each round and side.
         until_seconds: begin rounds until so much time is over, even beyond ``rounds``.
-        watched: whether to look, afterwards, at what has become dearer.
     """
     with contextlib.ExitStack() as stack:
         urls = {name: stack.enter_context(database(found.postgresql)) for name in (SMALL, LARGE)}
@@ -150,7 +148,7 @@ def measure_pair(
             for side in sides:
                 side.program.stop()
         tasks = max(WARM_TASKS, samples[0]["steps"] // CHAIN.steps // 2)
-        seen = {name: {**watch(url, tasks), "ticks": _ticks(url)} for name, url in urls.items() if watched}
+        seen = {name: {**watch(url, tasks), "ticks": _ticks(url)} for name, url in urls.items()}
     return Pair(samples, seen, laid_seconds, size)
 
 

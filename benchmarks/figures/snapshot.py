@@ -13,15 +13,17 @@ from typing import Any
 import psycopg
 
 from benchmarks.figures.found import Found
+from benchmarks.figures.growth import dearer
 from benchmarks.figures.pairs import LARGE, SMALL, Pair, Turns, measure_pair
 from benchmarks.figures.sizes import Sizes
+from benchmarks.figures.watching import HOLDER
 from benchmarks.servers import Servers
 
 
 @contextlib.contextmanager
 def held(url: str) -> Iterator[None]:
     """Hold a snapshot."""
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(url, application_name=HOLDER) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.execute("SELECT count(*) FROM tasker.tasks").fetchone()
         yield
@@ -37,18 +39,20 @@ def measure(found: Servers, sizes: Sizes) -> Found:
         seconds=sizes.seconds / 2,
         latencies=max(1, sizes.latencies // 2),
         until_seconds=sizes.snapshot_seconds,
-        watched=False,
     )
     rate = Turns.of(pair.samples, lambda sample: sample["steps"] / sample["seconds"])
     p50 = Turns.of(pair.samples, lambda sample: sample["p50"] * 1000)
+    cpu = Turns.of(pair.samples, lambda sample: sum(sample["cpu"].values()) / sample["steps"])
     late = max(1, len(rate.ratios) // 4)
     figures = {
         "snapshot_rate": rate.ratios,
         "snapshot_p50": p50.ratios,
+        "snapshot_cpu": cpu.ratios,
         "snapshot_rate_late": rate.ratios[-late:],
         "snapshot_p50_late": p50.ratios[-late:],
+        "snapshot_cpu_late": cpu.ratios[-late:],
     }
-    return Found(figures, size=pair.samples[-1]["at"], details={"over_time": _over_time(pair)})
+    return Found(figures, size=pair.samples[-1]["at"], details={"over_time": _over_time(pair), **dearer(pair)})
 
 
 def _over_time(pair: Pair) -> list[dict[str, Any]]:

@@ -53,9 +53,10 @@ def growth_table(run: Run) -> Table:
 def dearer_table(run: Run) -> Table:
     """What has become dearer in large tables."""
     rows = []
-    for name, what in GROWTH.items():
+    sizes = {name: f"{_size(run, f'growth_{name}'):,.0f} {what}" for name, what in GROWTH.items()}
+    sizes["snapshot"] = f"a snapshot of {_size(run, 'snapshot_rate'):,.0f} s"
+    for name, size in sizes.items():
         details = _details(run, name)
-        size = f"{_size(run, f'growth_{name}'):,.0f} {what}"
         for kind, text in DEARER.items():
             risen = [
                 [size, f"{text} `{item}`", fine(small), fine(large)]
@@ -173,6 +174,8 @@ def _singles(run: Run) -> list[tuple[str, str, Callable[[float], str]]]:
         ("snapshot_rate_late", "the same, in the last quarter", times),
         ("snapshot_p50", "latency p50 while a snapshot is held", times),
         ("snapshot_p50_late", "the same, in the last quarter", times),
+        ("snapshot_cpu", "CPU for each step while a snapshot is held", times),
+        ("snapshot_cpu_late", "the same, in the last quarter", times),
         ("memory_first_mb", "an executor's process after 10,000 steps, MB", fine),
         ("memory_last_mb", f"the same after {_size(run, 'memory_growth'):,.0f}, MB", fine),
         ("memory_growth", "the same, ratio", times),

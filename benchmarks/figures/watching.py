@@ -24,9 +24,13 @@ TABLES = """
     FROM pg_stat_user_tables AS s JOIN pg_statio_user_tables AS o USING (relid)
     GROUP BY 1
 """
-OTHERS = """
+HOLDER = "bench holder"
+"""The application name of a session that does nothing but hold something."""
+
+OTHERS = f"""
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+      AND application_name <> '{HOLDER}'
 """
 
 
@@ -71,7 +75,7 @@ def watch(url: str, tasks: int) -> dict[str, dict[str, Any]]:
 def alone(connection: psycopg.Connection[Any]) -> None:
     """Wait until nobody else is connected to this database; with that all have told what they counted."""
     deadline = time.monotonic() + 30
-    while connection.execute(OTHERS).fetchone() != (0,):
+    while connection.execute(OTHERS.encode()).fetchone() != (0,):
         if time.monotonic() > deadline:
             raise RuntimeError("somebody else is connected to the database that is watched")
         time.sleep(0.02)

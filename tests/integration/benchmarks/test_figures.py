@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -108,8 +108,13 @@ def test_both_databases_of_a_pair_are_measured_in_each_round_and_looked_into_aft
 ) -> None:
     monkeypatch.setattr(pairs, "LEARNED_SECONDS", 0)
     monkeypatch.setattr(pairs, "WARM_TASKS", 10)
-    lay = functools.partial(growth.waiting, 20)
-    pair = measure_pair(servers, lay, rounds=2, seconds=0.05, latencies=2)
+
+    @contextlib.contextmanager
+    def waiting_and_held(url: str) -> Iterator[None]:
+        with growth.waiting(20, url), held(url):
+            yield
+
+    pair = measure_pair(servers, waiting_and_held, rounds=2, seconds=0.05, latencies=2)
     assert [(sample["side"], sample["round"]) for sample in pair.samples] == [
         (SMALL, 0),
         (LARGE, 0),
