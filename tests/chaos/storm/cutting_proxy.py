@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[3]
 
@@ -113,6 +114,7 @@ class Proxy:
         self.mean_seconds = 0.0
         self.cuts: Counter[str] = Counter()
         self._pairs: set[Pair] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
         self.ended = asyncio.Event()
 
     def lifetime(self) -> float:
@@ -129,6 +131,10 @@ class Proxy:
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client."""
+        serving = asyncio.current_task()
+        assert serving is not None
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
         try:
             from_server, to_server = await asyncio.open_unix_connection(self._server)
         except OSError:
@@ -164,8 +170,8 @@ class Proxy:
         self.ended.set()
         for pair in self._pairs:
             pair.end()
-        while self._pairs:
-            await asyncio.sleep(0.01)
+        if self._serving:
+            await asyncio.wait(self._serving)
 
 
 class CuttingProxy:
