@@ -86,5 +86,6 @@ class Registration:
 
     def _call(self, call: Call[T]) -> T:
         with self._connection.connection() as connection, connection.transaction():
-            run(connection, functions.set_local(statement_timeout=f"{STATEMENT_TIMEOUT_MS}ms"))
+            timeout = f"{STATEMENT_TIMEOUT_MS}ms"
+            run(connection, functions.set_local(statement_timeout=timeout, idle_in_transaction_session_timeout=timeout))
             return run(connection, call)

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from tasker.config.settings import Settings
 from tasker.database import reads
-from tasker.database.calls import Call, Target, execute
+from tasker.database.calls import Call, Target, execute, run
 from tasker.database.connection import Database
-from tasker.database.functions import register_template
+from tasker.database.functions import register_template, set_local
 from tasker.database.records import TemplateRecord
 from tasker.errors import ConfigurationError, UnknownTemplate
 from tasker.workflows.cache import ExpiringCache
@@ -198,6 +198,8 @@ class TemplateRegistry:
         if not templates:
             return ()
         with self._database.connection() as connection, connection.transaction():
+            # Of a program that is gone without a word the server would not hear for hours, and keep its locks.
+            run(connection, set_local(idle_in_transaction_session_timeout="1min"))
             return tuple(self.register(template, connection=connection) for template in templates)
 
     def _read(
