@@ -1,7 +1,13 @@
 -- Takes steps that are due, from queues and retry timers, and hands over all that their handlers need. One transaction.
 --
--- request: executor, call_no, queues[], limit, budget_ms, finished[] (receipts), known_templates[], max_claim_bytes
--- answer:  call_no, steps[], tasks{}, results{}, templates{}, queue_empty, next_due_seconds, stop_requested
+-- request: executor, call_no, queues[], limit, budget_ms, finished[] (receipts), known_templates[], max_claim_bytes,
+--          look_from{} (found_from of an earlier answer: messages before it are not looked at)
+-- answer:  call_no, steps[], tasks{}, results{}, templates{}, queue_empty, next_due_seconds, stop_requested,
+--          found_from{} (by queue, the first message that was free)
+--
+-- Every look from the front of a queue walks over all messages that were removed and not vacuumed yet: while somebody
+-- holds a snapshot, that is every message since. Executors with much to do look from where they last found something, and
+-- from the front about once a second, for messages that were locked then or came late.
 --
 -- Order of locks: messages SKIP LOCKED, then steps SKIP LOCKED; never a task. Nothing is changed before the receipt is
 -- taken: a repeat of this call that finds steps waits there for the original, and then returns what that one claimed. One that
@@ -26,7 +32,9 @@ DECLARE
     n_queues integer;
     first_queue integer;
     cursors bigint[];
+    firsts bigint[];
     dry boolean[];
+    is_partial boolean := false;
     here text;
     i integer;
     share integer;
@@ -66,7 +74,14 @@ BEGIN
     END IF;
     first_queue := (hashint8(this_call) # uuid_hash(me)) & 1048575;
     cursors := array_fill(0::bigint, ARRAY[greatest(n_queues, 1)]);
+    firsts := array_fill(NULL::bigint, ARRAY[greatest(n_queues, 1)]);
     dry := array_fill(false, ARRAY[greatest(n_queues, 1)]);
+    IF request->'look_from' <> '{}' THEN
+        FOR i IN 1 .. n_queues LOOP
+            cursors[i] := coalesce((request->'look_from'->>served[i])::bigint - 1, 0);
+            is_partial := is_partial OR cursors[i] > 0;
+        END LOOP;
+    END IF;
 
     <<rounds>>
     FOR round IN 1 .. max_rounds LOOP
@@ -87,6 +102,7 @@ BEGIN
             dry[i] := coalesce(cardinality(batch.msg_ids), 0) < look;
             IF batch.msg_ids IS NOT NULL THEN
                 cursors[i] := batch.msg_ids[cardinality(batch.msg_ids)];
+                firsts[i] := coalesce(firsts[i], batch.msg_ids[1]);
             ELSIF round > 1 OR NOT EXISTS (SELECT FROM tasker.step_timers AS w
                                            WHERE w.queue = here AND w.due_at <= moment AND w.kind = 'retry') THEN
                 CONTINUE;
@@ -221,7 +237,8 @@ BEGIN
                                               tasker.whole_numbers(request->'known_templates')::integer[], max_bytes);
             RETURN json_build_object(
                 'steps', claimed.steps, 'tasks', claimed.tasks, 'results', claimed.results, 'templates', claimed.templates,
-                'call_no', this_call, 'stop_requested', stop, 'queue_empty', false, 'next_due_seconds', NULL);
+                'call_no', this_call, 'stop_requested', stop, 'queue_empty', false, 'next_due_seconds', NULL,
+                'found_from', '{}'::json);
         END IF;
         UPDATE tasker.workflow_steps AS s
         SET state = 'in_progress', fence = k.fence, attempts = s.attempts + 1, executor = me,
@@ -259,6 +276,7 @@ BEGIN
         'steps', claimed.steps, 'tasks', claimed.tasks, 'results', claimed.results, 'templates', claimed.templates,
         'call_no', this_call, 'stop_requested', stop,
         'next_due_seconds', CASE WHEN next_due > 0 THEN next_due WHEN next_due <= 0 THEN 0 END,
-        'queue_empty', n_queues = 0 OR (false <> ALL (dry) AND NOT over_budget AND NOT alone AND NOT more_timers));
+        'found_from', CASE WHEN n_queues > 0 THEN json_object(served, firsts::text[]) ELSE '{}' END,
+        'queue_empty', n_queues = 0 OR (false <> ALL (dry) AND NOT over_budget AND NOT alone AND NOT more_timers AND NOT is_partial));
 END
 $$;

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 BUDGET_MS = 50.0
 """Expected work that an executor takes at once, beyond the first step: what it holds, nobody else can run."""
 
+LOOK_BACK_SECONDS = 1.0
+"""How often a busy executor looks at its queues from the front: see ``claim_steps``."""
+
 DRY_SECONDS = 0.02
 """How long after an empty queue local continuations may go on without looking at it again."""
 
@@ -107,6 +110,8 @@ class StepExecutor(RegisteredExecutor):
         self._intake = Intake()
         # Written by the loop's thread and, when messages were sent to our own queues, by the completer's.
         self._dry_until = 0.0
+        self._look_from: Mapping[str, str | None] = {}
+        self._looked_back_at = 0.0
         self._resting = True
         reporting = Reporting(
             queues=queues,
@@ -182,12 +187,18 @@ class StepExecutor(RegisteredExecutor):
         room, budget_ms = limit - ready - running, self._limits.budget_ms - work
         if room <= 0 or (ready and (budget_ms <= 0 or now < self._dry_until)):
             return
+        if now - self._looked_back_at >= LOOK_BACK_SECONDS:
+            self._look_from = {}
+        if not self._look_from:
+            self._looked_back_at = now
+        looked_from = self._look_from
         incarnation = self.incarnation
         call_no, finished = incarnation.ledger.open()
         request = {
             "executor": incarnation.executor,
             "call_no": call_no,
             "queues": self.queues,
+            "look_from": looked_from,
             "limit": room,
             # With nothing else at hand the first step is taken whatever it costs.
             "budget_ms": max(budget_ms, 0.0) if ready else self._limits.budget_ms,
@@ -205,6 +216,7 @@ class StepExecutor(RegisteredExecutor):
         steps = self._intake.take(answer, incarnation, call_no)
         incarnation.ledger.answered(call_no, len(steps))
         self._dry_until = now + DRY_SECONDS if answer["queue_empty"] else 0.0
+        self._look_from = {} if answer["queue_empty"] else {q: m for q, m in answer["found_from"].items() if m}
         self.next_due_seconds = answer["next_due_seconds"]
         if answer["stop_requested"]:
             self.stop_requested = True
@@ -214,6 +226,8 @@ class StepExecutor(RegisteredExecutor):
             self._watchdog.attend()
         else:
             self.counters.add(empty_claims=1)
+            if looked_from and not incarnation.lost:
+                self._claim(limit)  # nothing from there on, but perhaps before it
 
     def _allowance(self) -> tuple[int, float]:
         """How many steps a completion may hand back, and how much work they may be.

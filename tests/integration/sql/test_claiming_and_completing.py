@@ -106,6 +106,24 @@ def test_a_claim_takes_what_fits_its_budget_and_at_least_one_step(core: Core) ->
     assert len(stranger.claim(10)) == 1
 
 
+def test_a_claim_that_looks_from_where_the_last_one_found_something_passes_over_what_lies_before(core: Core) -> None:
+    core.register("order", {"a": []})
+    core.create("order", 6)
+    worker = core.executor()
+    front = core.one("SELECT min(msg_id) FROM pgmq.q_shop_queue")
+    with psycopg.connect(core.url) as holder:
+        holder.execute("SELECT FROM pgmq.q_shop_queue WHERE msg_id = %s FOR UPDATE", [front])
+        assert len(worker.claim(3)) == 3
+    assert worker.last["found_from"] == {"shop_queue": str(front + 1)}
+    assert len(worker.claim(look_from=worker.last["found_from"])) == 2
+    assert not worker.last["queue_empty"]
+    assert worker.claim(look_from=worker.last["found_from"]) == []
+    assert not worker.last["queue_empty"]
+    assert len(worker.claim()) == 1
+    assert worker.last["queue_empty"]
+    assert worker.last["found_from"] == {"shop_queue": str(front)}
+
+
 def test_each_queue_gets_its_share_of_a_claim(core: Core) -> None:
     core.register("order", {"a": []}, namespace="shop")
     core.register("order", {"a": []}, namespace="payments")
