@@ -235,15 +235,16 @@ WORKER_FUNCTIONS = (
             Key(
                 "look_from",
                 "object",
-                "`found_from` of the last answer, at most for a second: saves time where much was taken and a snapshot that"
-                " somebody holds keeps it from being vacuumed. What lies before is not looked at",
+                "`found_from` of the last answer, at most for a second: saves time where much was taken and a snapshot"
+                " that somebody holds keeps it from being vacuumed. What lies before is not looked at",
                 "{}",
             ),
         ),
         (
             *CLAIMED,
             Key("queue_empty", "boolean", "nothing is left on the queues; never with `look_from`"),
-            Key("found_from", "object", "by queue, the number of the first message that was free, as text or `null`"),
+            Key("found_from", "object", "where the queues were found to begin"),
+            Key("found_from.{queue}", "text | null", "the number of the first message that was free"),
             Key("next_due_seconds", "number | null", "when the next retry is due; `null`: none is known"),
         ),
     ),

@@ -193,7 +193,7 @@ def _flatten(value: Any, leaves: set[str], path: str = "") -> Iterator[tuple[str
 
 
 _OBJECTS = (
-    "steps[]", "tasks", "results", "templates", "outcomes[]", "steps_lost[]",
+    "steps[]", "tasks", "results", "templates", "outcomes[]", "steps_lost[]", "found_from",
 )  # fmt: skip
 
 
@@ -202,6 +202,8 @@ def _below(path: str, key: str) -> str:
         return f"{path}.{{task}}"
     if key.isdigit():
         return f"{path}.{{template}}" if path == "templates" else f"{path}.{{position}}"
+    if path == "found_from":
+        return "found_from.{queue}"
     return f"{path}.{key}" if path else key
 
 
