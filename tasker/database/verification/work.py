@@ -46,9 +46,19 @@ RECEIPTS = Check(
 HOLDERS = Check(
     about="who holds receipts",
     source="""
-        FROM (SELECT c.executor, count(*) AS n, sum(cardinality(c.task_uuids)) AS steps, min(c.call_no) AS oldest
-              FROM tasker.step_claims AS c GROUP BY c.executor) AS c
+        FROM (SELECT c.executor, count(*) AS n FROM tasker.step_claims AS c GROUP BY c.executor) AS c
         LEFT JOIN tasker.executors AS e ON e.executor = c.executor
+        -- Receipts of calls that it does not hold, with steps that nobody reports; without, they only wait to be named.
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS n, min(r.call_no) AS first
+            FROM tasker.step_claims AS r
+            WHERE r.executor = e.executor AND e.lost_at IS NULL
+              AND (r.call_no < e.oldest_call_no OR (r.call_no < e.next_call_no AND r.call_no <> ALL (e.held_calls)))
+              AND EXISTS (SELECT FROM unnest(r.task_uuids, r.positions, r.map_indexes, r.fences)
+                               AS k(task_uuid, step_position, map_index, fence)
+                          JOIN tasker.workflow_steps AS s ON s.task_uuid = k.task_uuid
+                               AND s.position = k.step_position AND s.map_index = k.map_index
+                          WHERE s.state = 'in_progress' AND s.fence = k.fence AND s.executor = r.executor)) AS f
         CROSS JOIN tasker.coordinator AS o""",
     rules=(
         Rule(
@@ -69,10 +79,13 @@ HOLDERS = Check(
         ),
         Rule(
             "receipts-of-answers-that-got-lost",
-            "no living executor has a receipt older than the oldest call it holds",
-            "e.lost_at IS NULL AND c.oldest < e.oldest_call_no",
-            "format('executor %s has a receipt of call %s and holds none below %s',"
-            " c.executor, c.oldest, e.oldest_call_no)",
+            "a living executor holds every call that brought it a step which runs, as far as its last heartbeat tells",
+            "f.n > 0",
+            "format('executor %s has steps of %s that it does not hold, the first is call %s; it said it holds %s',"
+            " c.executor, CASE f.n WHEN 1 THEN 'a call' ELSE f.n || ' calls' END, f.first,"
+            " CASE WHEN f.first < e.oldest_call_no THEN 'none below ' || e.oldest_call_no"
+            " WHEN e.held_calls = '{}' THEN 'none below ' || e.next_call_no"
+            " ELSE array_to_string(e.held_calls, ', ') || ' below ' || e.next_call_no END)",
             "see that the coordinator ticks (beat, or an orchestration worker)",
             repaired="the next sweep gives their steps back",
         ),

@@ -652,6 +652,22 @@ FURTHER: list[tuple[str, Corruption]] = [
         ),
     ),
     (
+        "receipts-of-answers-that-got-lost",
+        _by(
+            "an executor holds calls before and after one that it has a receipt of, and not that one",
+            "UPDATE tasker.step_claims SET call_no = 3 WHERE executor = {running!executor}",
+            "UPDATE tasker.executors SET oldest_call_no = 2, next_call_no = 5, held_calls = ARRAY[2, 4]"
+            " WHERE executor = {running!executor}",
+        ),
+    ),
+    (
+        "receipts-of-answers-that-got-lost",
+        _by(
+            "an executor says that it holds no call at all",
+            "UPDATE tasker.executors SET next_call_no = 2, held_calls = '{{}}' WHERE executor = {running!executor}",
+        ),
+    ),
+    (
         "queue-exists",
         _by("a queue of the engine is dropped", "SELECT pgmq.drop_queue('orchestration_step_results')"),
     ),

@@ -243,3 +243,22 @@ def test_what_the_sweep_will_put_right_is_pending_until_it_did(core: Core) -> No
     assert (broken(report), report.violations) == ({"receipts-of-the-dead": 1}, ())
     sweep(core)
     assert broken(verify(core.url)) == {}
+
+
+def test_a_step_whose_claim_was_never_answered_is_pending_and_a_receipt_that_waits_to_be_named_is_nothing(
+    core: Core,
+) -> None:
+    core.register("order", {"a": []})
+    core.create("order", 2)
+    worker = core.executor()
+    worker.complete(worker.claim(1), finished=[])
+    worker.claim(1)
+    assert core.one("SELECT array_agg(call_no ORDER BY call_no) FROM tasker.step_claims") == [1, 3]
+    worker.heartbeat(3, next_call_no=4, held_calls=[3])
+    assert broken(verify(core.url)) == {}
+    worker.heartbeat(4, next_call_no=4, held_calls=[])
+    report = verify(core.url)
+    assert (broken(report), report.violations) == ({"receipts-of-answers-that-got-lost": 1}, ())
+    assert "steps of a call that it does not hold, the first is call 3" in report.findings[0].examples[0].detail
+    sweep(core)
+    assert broken(verify(core.url)) == {}
