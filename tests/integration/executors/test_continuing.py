@@ -8,10 +8,18 @@ import psycopg
 import pytest
 
 from tasker.database.connection import Database
+from tasker.executors import outcomes, watchdog
 from tests.integration.executors.engine import Engine
 from tests.integration.executors.test_running_steps import chain
 
 pytestmark = pytest.mark.orchestration
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_machine_that_is_never_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hops and shares are counted here. A chain that takes its time returns to the queue for that reason alone."""
+    monkeypatch.setattr(outcomes, "MAX_CHAIN_SECONDS", float("inf"))
+    monkeypatch.setattr(watchdog, "UNSTARTED_SECONDS", float("inf"))
 
 
 def _known(engine: Engine) -> None:
