@@ -80,8 +80,9 @@ that brings steps leaves a *receipt* under it, which is their lease.
   taken for those of answers that never arrived, and their steps are given to others; calls below it are refused
   (`TK008`: take a fresh number).
 - Once a receipt's steps are all settled, the next call names it in `finished`, once, and it is deleted.
-- Steps whose outcome was sent as a message are held until that was taken: until the step, in `tasker.workflow_steps`,
-  is not `in_progress` under this fence any more. Deregistering counts as letting go.
+- Steps whose outcome was sent as a message are held until that was taken. Nobody says so by himself; the call that
+  brought them, repeated with `limit` 0, tells: it brings those of its steps that are still held, and takes no other.
+  Ask so every few seconds, before you name the receipt in `finished`. Deregistering counts as letting go.
 - `TK006` says that the executor was declared lost, or never registered. Drop all it held, without a report, and begin
   anew under another UUID: others run its steps by now.
 """
