@@ -81,8 +81,9 @@ that brings steps leaves a *receipt* under it, which is their lease.
   (`TK008`: take a fresh number).
 - Once a receipt's steps are all settled, the next call names it in `finished`, once, and it is deleted.
 - Steps whose outcome was sent as a message are held until that was taken. Nobody says so by himself; the call that
-  brought them, repeated with `limit` 0, tells: it brings those of its steps that are still held, and takes no other.
-  Ask so every few seconds, before you name the receipt in `finished`. Deregistering counts as letting go.
+  brought them tells, repeated every few seconds: as long as its receipt is there it brings those of its steps that are
+  still held, and claims nothing. So name the receipt in `finished` only once none is left. Deregistering counts as
+  letting go.
 - `TK006` says that the executor was declared lost, or never registered. Drop all it held, without a report, and begin
   anew under another UUID: others run its steps by now.
 """

@@ -163,8 +163,8 @@ SELECT state, attempts, fence FROM tasker.workflow_steps WHERE task_uuid = :'tas
     Block(
         """
         An outcome can also be sent as a message, by whoever knows the claim; an orchestration worker records it. Until
-        then the receipt of call 10 has to stay. Call 10 again, now with `limit` 0, tells whether that was done: it
-        brings the step as long as it was not. Here nobody records it, so the step's fence is told.
+        then the receipt of call 10 has to stay. Call 10, repeated, tells whether that was done: it brings the step as
+        long as it was not. Here nobody records it, so there is a fence to be told.
         """,
         r"""
 SELECT tasker.claim_steps(jsonb_build_object('executor', :'me', 'call_no', 10, 'queues', '["shop_queue"]'::jsonb,
@@ -174,7 +174,7 @@ SELECT pgmq.send('orchestration_step_results', jsonb_build_object(
     'fence', :'step'::jsonb->'fence', 'executor', :'me', 'status', 'complete', 'results', '{"reserved": true}'::jsonb));
 SELECT tasker.notify(ARRAY['tasker_orchestration_step_results']);
 SELECT tasker.claim_steps(jsonb_build_object('executor', :'me', 'call_no', 10, 'queues', '["shop_queue"]'::jsonb,
-    'limit', 0))->'steps'->0->'fence' AS still_held;
+    'finished', '[9]'::jsonb, 'known_templates', '[1]'::jsonb))->'steps'->0->'fence' AS still_held;
 """,
     ),
     Block(
