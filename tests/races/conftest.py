@@ -9,6 +9,14 @@ import pytest
 
 from tests.sql_kit import Core, lost_messages
 
+# What they compare is told in full when it differs, as in a test's own module.
+pytest.register_assert_rewrite(
+    "tests.races.comparing",
+    "tests.races.calls_of_executors",
+    "tests.races.calls_of_operators",
+    "tests.races.calls_of_orchestration",
+)
+
 
 @pytest.fixture
 def core(tasker_database_url: str) -> Iterator[Core]:

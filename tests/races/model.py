@@ -349,7 +349,8 @@ class Model:
             for position, step in enumerate(task.steps):
                 if step.timer is None or step.timer[0] != "deadline" or step.timer[1] > self.now:
                     continue
-                if task.uuid in self.locked:
+                # What does not run any more only leaves an id to be revoked: no lock keeps anybody from that.
+                if task.uuid in self.locked and step.state == "in_progress":
                     continue
                 over.append((task.uuid, position, step.fence))
                 step.timer = None

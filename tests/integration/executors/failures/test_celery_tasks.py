@@ -9,14 +9,7 @@ import pytest
 
 from tasker.database import functions
 from tests.integration.executors.engine import wait_for
-from tests.integration.executors.failures.kinds import (
-    Kind,
-    Kinds,
-    cancelled,
-    failed,
-    held,
-    paused,
-)
+from tests.integration.executors.failures.kinds import Kind, Kinds, cancelled, failed, held, paused
 from tests.integration.executors.matrix import BY_HAND, Bench, Expected
 
 pytestmark = pytest.mark.orchestration

@@ -7,14 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.integration.executors.engine import wait_for
-from tests.integration.executors.failures.kinds import (
-    Kind,
-    Kinds,
-    failed,
-    queued,
-    sleep,
-    wait,
-)
+from tests.integration.executors.failures.kinds import Kind, Kinds, failed, queued, sleep, wait
 from tests.integration.executors.matrix import Bench, Expected
 
 pytestmark = pytest.mark.orchestration
