@@ -24,6 +24,7 @@ from tasker.database.connection import Database, is_connection_lost
 from tasker.messaging.listener import Listener
 from tasker.messaging.transport.address import broker_url_of
 from tasker.messaging.transport.registration import register
+from tasker.resilience import answer_timeout
 from tasker.resilience.answer_timeout import AnswerTimeout, hurry_no_more, hurry_when
 from tests.silent_proxy import SilentProxy
 from tests.sql_kit import CHAIN, Core
@@ -151,7 +152,7 @@ def test_waiting_for_a_task_goes_on_over_another_connection(core: Core) -> None:
         database.close()
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("asynchronous", [False, pytest.param(True, marks=pytest.mark.long)], ids=["sync", "async"])
 def test_waiting_ends_with_its_own_timeout_however_patient_the_connections_are(core: Core, asynchronous: bool) -> None:
     failure: list[BaseException] = []
 
@@ -185,7 +186,10 @@ def test_waiting_ends_with_its_own_timeout_however_patient_the_connections_are(c
         database.close()
 
 
-def test_a_process_that_is_about_to_end_waits_a_few_seconds_at_most(core: Core) -> None:
+def test_a_process_that_is_about_to_end_waits_a_few_seconds_at_most(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_timeout, "HURRIED_SECONDS", 0.5)
     ending = threading.Event()
     failure: list[BaseException] = []
 
