@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from celery import Celery
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -27,3 +28,16 @@ def forget(redis: Redis, prefix: str) -> None:
     if keys:
         redis.delete(*keys)
     redis.close()
+
+
+def close(app: Celery) -> None:
+    """Close an app and all that it has open: ``Celery.close`` leaves that to whoever collects the garbage."""
+    app.amqp.producer_pool.force_close_all()
+    app.pool.force_close_all()
+    if app.backend.as_uri().startswith("redis"):
+        consumer = app.backend.result_consumer
+        consumer.stop()
+        consumer._pubsub = None  # results that are forgotten later would connect again, to unsubscribe
+        app.backend.client.close()
+        app.backend.client.connection_pool.disconnect()
+    app.close()
