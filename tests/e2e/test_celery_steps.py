@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
 import uuid
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from tasker.database.scratch import ScratchDatabases
 from tasker.executors.stop import StopSignal
 from tasker.hosting.callbacks import CallbackReceiver
 from tasker.hosting.delegation import STEP_SUCCEEDED, CelerySteps, StepApp
-from tests.e2e.foreign.redis_server import REDIS_URL, close, forget, redis_or_skip
+from tests.e2e.foreign.redis_server import REDIS_URL, close, close_leftovers, forget, redis_or_skip
 from tests.e2e.harness import CeleryProcess, Cluster, wait_until
 from tests.sql_kit import assert_legal
 
@@ -103,6 +101,7 @@ def shop(tasker_server: ScratchDatabases, tmp_path_factory: pytest.TempPathFacto
     report = cluster.report()
     cluster.close()
     forget(redis, prefix)
+    close_leftovers()
     # Shown by pytest with a test that failed.
     print(report)
     assert_legal(url)
@@ -311,9 +310,4 @@ def test_an_outcome_that_was_not_posted_when_its_reader_stopped_is_read_by_the_n
         receiver.end()
         stop.close()
     close(app)
-    with warnings.catch_warnings():
-        # A Redis channel of kombu's closes its connections, gives back what was not acknowledged, and leaves open the one
-        # that this took.
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
     assert [outcome["results"] for outcome in posted] == [5]
