@@ -34,10 +34,14 @@ class GracePeriod:
         self._ends_at: float | None = None
 
     def begin(self, seconds: float | None = None) -> None:
-        """Start the period, if it has not begun, with ``seconds`` instead of what was allowed at first."""
+        """Start the period, if it has not begun, with ``seconds`` instead of what was allowed at first.
+
+        What the signal allows holds once that is set, whoever sees it first.
+        """
         with self._lock:
             if self._ends_at is None:
-                self._ends_at = time.monotonic() + (self._seconds if seconds is None else seconds)
+                allowed = self._seconds if seconds is None or self._stop.is_set() else seconds
+                self._ends_at = time.monotonic() + allowed
 
     def shorten(self, seconds: float) -> None:
         """Allow at most ``seconds`` from now on: what is left to do is not worth waiting longer."""

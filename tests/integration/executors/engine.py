@@ -180,7 +180,7 @@ class Engine:
         for loop in self._loops:
             loop.close(0)
         for executor in self._executors:
-            executor.grace.begin(0)
+            executor.grace.shorten(0)
             executor.close()
         self.connection.close()
         self.database.close()

@@ -82,6 +82,15 @@ def test_the_grace_period_begins_with_the_signal() -> None:
     stop.close()
 
 
+def test_who_sees_the_signal_late_does_not_lengthen_the_period_that_it_allows() -> None:
+    stop = StopSignal()
+    grace = GracePeriod(stop, 0)
+    stop.set()
+    grace.begin(60)
+    assert grace.over()
+    stop.close()
+
+
 def test_the_grace_period_can_begin_for_another_reason_and_only_once() -> None:
     stop = StopSignal()
     grace = GracePeriod(stop, 60)
