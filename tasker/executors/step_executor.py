@@ -37,6 +37,10 @@ logger = logging.getLogger(__name__)
 BUDGET_MS = 50.0
 """Expected work that an executor takes at once, beyond the first step: what it holds, nobody else can run."""
 
+LEAST_REACH, REACH_FACTOR = 16, 4
+"""A claim locks and judges as many steps as it asks for, those that its budget leaves included. So after one that took
+few, the next asks for not many more."""
+
 LOOK_BACK_SECONDS = 1.0
 """How often a busy executor looks at its queues from the front: see ``claim_steps``."""
 
@@ -110,6 +114,7 @@ class StepExecutor(RegisteredExecutor):
         self._intake = Intake()
         # Written by the loop's thread and, when messages were sent to our own queues, by the completer's.
         self._dry_until = 0.0
+        self._reach = limits.batch_size
         self._look_from: Mapping[str, str | None] = {}
         self._looked_back_at = 0.0
         self._resting = True
@@ -199,7 +204,7 @@ class StepExecutor(RegisteredExecutor):
             "call_no": call_no,
             "queues": self.queues,
             "look_from": looked_from,
-            "limit": room,
+            "limit": min(room, self._reach),
             # With nothing else at hand the first step is taken whatever it costs.
             "budget_ms": max(budget_ms, 0.0) if ready else self._limits.budget_ms,
             "finished": finished,
@@ -217,6 +222,8 @@ class StepExecutor(RegisteredExecutor):
         incarnation.ledger.answered(call_no, len(steps))
         self._dry_until = now + DRY_SECONDS if answer["queue_empty"] else 0.0
         self._look_from = {} if answer["queue_empty"] else {q: m for q, m in answer["found_from"].items() if m}
+        if not answer["queue_empty"]:
+            self._reach = max(LEAST_REACH, REACH_FACTOR * len(steps))
         self.next_due_seconds = answer["next_due_seconds"]
         if answer["stop_requested"]:
             self.stop_requested = True

@@ -122,16 +122,3 @@ def test_an_idle_executor_costs_less_than_one_statement_a_second(
         rate = len(counted) / 12 / len(kinds)
     print(f"idle {kinds[0]} and {len(kinds) - 1} more: {rate:.2f} statements/s each")
     assert rate <= 1
-
-
-def test_a_busy_executor_comes_back_for_a_message_that_was_locked_when_it_passed(engine: Engine) -> None:
-    engine.workflow({"name": "a", "handler": lambda context: None})
-    engine.create(3)
-    executor = engine.executor(sizes={"batch_size": 1})
-    front = engine.value("SELECT min(msg_id) FROM pgmq.q_testing_queue")
-    with psycopg.connect(engine.database.url) as holder:
-        holder.execute("SELECT FROM pgmq.q_testing_queue WHERE msg_id = %s FOR UPDATE", [front])
-        assert executor.drain(1) == 1
-    # From where it is now there are one message and then none: it looks from the front without going idle in between.
-    assert [executor.drain(1) for _ in range(3)] == [1, 1, 0]
-    assert engine.task_states() == {"complete": 3}
