@@ -5,6 +5,9 @@ BIN := .venv/bin
 ARGS :=
 MINUTES := 10
 PYTEST := $(BIN)/python -m pytest
+# Tests wait more than they compute, so there are more of them at once than cores (ARGS="-n 0": one after the other).
+# The files come in their order, which begins with the slow ones; each process has a PostgreSQL of its own.
+AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-quick test-long test-lowest chaos coverage lint format build docs migrate bench bench-full bench-figures profile clean
 
@@ -17,11 +20,11 @@ demo: ## 1,000 orders through real Celery workers on an embedded PostgreSQL, wit
 
 test: ## all tests but the long ones, with coverage
 	@.ci/venv dev
-	$(PYTEST) -m "not long" --cov --cov-report=term $(ARGS)
+	$(PYTEST) $(AT_ONCE) -m "not long" --cov --cov-report=term $(ARGS)
 
 test-quick: ## the tests that need no worker processes, without coverage
 	@.ci/venv dev
-	$(PYTEST) -m "not long and not e2e and not chaos" $(ARGS)
+	$(PYTEST) $(AT_ONCE) -m "not long and not e2e and not chaos" $(ARGS)
 
 test-long: ## the long forms (chaos and load), which CI does not run
 	@.ci/venv dev
@@ -33,11 +36,11 @@ chaos: ## storms of every kind over real workers for MINUTES (10), with a table 
 
 test-lowest: ## unit and integration tests on the lowest versions that pyproject.toml allows
 	@.ci/venv lowest
-	.venv-lowest/bin/python -m pytest tests/unit tests/integration -m "not long" $(ARGS)
+	.venv-lowest/bin/python -m pytest $(AT_ONCE) tests/unit tests/integration -m "not long" $(ARGS)
 
 coverage: ## as test, and a report of every line in htmlcov/
 	@.ci/venv dev
-	$(PYTEST) -m "not long" --cov --cov-report=term --cov-report=html $(ARGS)
+	$(PYTEST) $(AT_ONCE) -m "not long" --cov --cov-report=term --cov-report=html $(ARGS)
 
 lint: ## form, types, imports, SQL, shell, Dockerfile, compose; changes nothing
 	@.ci/venv dev

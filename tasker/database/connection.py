@@ -191,10 +191,13 @@ class Database:
             await asyncio.to_thread(self._connection_lost, error)
             raise
 
-    def connect(self, *, patience_seconds: float | None = None, **overrides: Any) -> TimedConnection[Any]:
-        """A new connection outside the pool, in autocommit mode, for those who keep one (heartbeats, LISTEN).
+    def connect(
+        self, *, autocommit: bool = True, patience_seconds: float | None = None, **overrides: Any
+    ) -> TimedConnection[Any]:
+        """A new connection outside the pool, for those who keep one (heartbeats, LISTEN) or need but one.
 
         Args:
+            autocommit: whether each statement is a transaction of its own.
             patience_seconds: longest silence of the server, where less than ``answer_timeout_seconds``; connecting
                 takes no longer either (2 s at least).
             overrides: connection parameters of libpq.
@@ -204,7 +207,7 @@ class Database:
             if not 0 < given <= patience_seconds:
                 overrides["connect_timeout"] = max(2, math.ceil(patience_seconds))
         try:
-            connection = self._connect(**overrides)
+            connection = self._connect(autocommit=autocommit, **overrides)
         except psycopg.OperationalError as error:
             self._connection_lost(error)
             raise

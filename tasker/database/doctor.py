@@ -14,7 +14,7 @@ import psycopg
 from sqlalchemy.engine import URL
 
 from tasker.database import migrations
-from tasker.database.dsn import dsn_of
+from tasker.database.connection import Database
 from tasker.database.partitions import DAYS_AHEAD, open_partitions
 from tasker.database.roles import ROLES, existing_roles
 from tasker.errors import SchemaVersionError
@@ -54,8 +54,7 @@ def examine(url: str | URL) -> list[Finding]:
     Raises:
         psycopg.OperationalError: it cannot be reached.
     """
-    with psycopg.connect(dsn_of(url), autocommit=True, application_name="tasker doctor") as connection:
-        connection.execute("SET statement_timeout = '10s'")
+    with Database(url, statement_timeout_ms=10_000, application_name="tasker doctor").connect() as connection:
         findings = [*_server(connection), *_durability(connection), *_connections(connection)]
         schema = _schema(connection)
         findings += [schema, *_roles(connection)]

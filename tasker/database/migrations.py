@@ -29,10 +29,11 @@ from packaging.version import Version
 from psycopg import errors as pg_errors
 from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from tasker.config.resources import resource_dir
-from tasker.database.dsn import dsn_of
+from tasker.database.connection import Database
 from tasker.database.function_files import (
     FunctionChanges,
     FunctionFile,
@@ -142,7 +143,7 @@ def migrate(url: str | URL) -> MigrationReport:
     if not _done(before):
         with _transaction(url) as connection:
             report = _migrate_locked(connection)
-    with psycopg.connect(dsn_of(url), autocommit=True, application_name="tasker migrate") as plain:
+    with _migrating(url).connect() as plain:
         partitions = ensure_partitions(plain)
     if not partitions:
         return report
@@ -168,7 +169,7 @@ def ensure(url: str | URL, *, allowed: bool) -> SchemaStatus:
 
 def status(url: str | URL) -> SchemaStatus:
     """Compare the database at ``url`` with this release; changes nothing."""
-    with psycopg.connect(dsn_of(url), autocommit=True, application_name="tasker status") as connection:
+    with Database(url, application_name="tasker status").connect() as connection:
         return read_status(connection)
 
 
@@ -181,7 +182,7 @@ def check(url: str | URL) -> SchemaStatus:
     Raises:
         SchemaVersionError: the database is empty or behind, or so much newer that functions are gone.
     """
-    with psycopg.connect(dsn_of(url), autocommit=True, application_name="tasker check") as connection:
+    with Database(url, application_name="tasker check").connect() as connection:
         return check_connection(connection)
 
 
@@ -291,19 +292,29 @@ def _migrate_locked(connection: Connection) -> MigrationReport:
     return MigrationReport(before.revision, before.head, before.functions, installed, (), _missing(roles), True)
 
 
+def _migrating(url: str | URL) -> Database:
+    """Statements of a migration take as long as they take; only a process that is about to end does not wait."""
+    return Database(url, statement_timeout_ms=None, application_name="tasker migrate")
+
+
 @contextmanager
 def _transaction(url: str | URL) -> Iterator[Connection]:
     """One SQLAlchemy connection in one transaction: for Alembic; all else uses the psycopg one inside."""
-    dsn = dsn_of(url)
+    database = _migrating(url)
     engine = create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(dsn, application_name="tasker migrate"),
+        creator=lambda: database.connect(autocommit=False),
         poolclass=NullPool,
         isolation_level="READ COMMITTED",
     )
     try:
         with engine.begin() as connection:
             yield connection
+    except DBAPIError as error:
+        # That a connection is lost is found out by SQLAlchemy too, when it would roll back.
+        if isinstance(error.orig, psycopg.Error):
+            raise error.orig from error
+        raise
     finally:
         engine.dispose()
 

@@ -35,7 +35,7 @@ def seed() -> str:
 ALWAYS = {"server", "freeze", "everything"}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(420)  # above what the storm itself waits for, of which it says what is missing
 @pytest.mark.parametrize(
     "kind", [kind if kind in ALWAYS else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
 )

@@ -18,6 +18,7 @@ from tasker.database import function_files, migrations
 from tasker.database.migrations import SchemaState
 from tasker.database.scratch import ScratchDatabases
 from tasker.errors import SchemaVersionError
+from tests.integration.executors.proxy import AnswerLosingProxy
 from tests.schema_kit import schema_of
 from tests.sql_kit import CHAIN, Core
 
@@ -335,3 +336,14 @@ def test_releases_are_compared_as_numbers(empty_url: str, release: Release) -> N
     migrations.migrate(empty_url)
     release.number = "0.9.0"
     assert migrations.status(empty_url).state is SchemaState.NEWER
+
+
+def test_a_migration_whose_connection_is_lost_is_psycopgs_error_and_leaves_nothing(empty_url: str) -> None:
+    proxy = AnswerLosingProxy(empty_url, lambda message: b"schema_releases" in message and b"CREATE TABLE" in message)
+    try:
+        with pytest.raises(psycopg.OperationalError):
+            migrations.migrate(proxy.url)
+    finally:
+        proxy.close()
+    assert proxy.lost == 1
+    assert migrations.status(empty_url).state is SchemaState.EMPTY

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -214,6 +215,61 @@ def test_a_process_that_is_about_to_end_waits_a_few_seconds_at_most(
             hurry_no_more(ending.is_set)
         assert isinstance(failure[0], AnswerTimeout)
         database.close()
+
+
+@pytest.fixture
+def hurried(core: Core, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(answer_timeout, "HURRIED_SECONDS", 0.2)
+    hurry_when(asked := lambda: True)
+    yield
+    hurry_no_more(asked)
+
+
+def start_and_end(proxy: SilentProxy, *, migrates: bool) -> None:
+    patient = DatabaseSettings(
+        url=proxy.url, migrate_on_start=migrates, connection_timeout_seconds=2, answer_timeout_seconds=700
+    )
+    OrchestrationCore.from_settings(Settings(database=patient)).close()
+
+
+@pytest.mark.parametrize(
+    ("word", "migrates"),
+    [("max_connections", False), ("alembic_version", False), ("alembic_version", True), ("pg_inherits", True)],
+)
+def test_so_it_is_at_its_start_too(core: Core, hurried: None, word: str, migrates: bool) -> None:
+    with SilentProxy(core.url, says(word)) as proxy:
+        with pytest.raises(AnswerTimeout):
+            start_and_end(proxy, migrates=migrates)
+        assert proxy.silenced
+        start_and_end(proxy, migrates=migrates)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("migrates", [False, True], ids=["checks the schema", "migrates"])
+def test_so_it_is_at_its_start_wherever_the_silence_catches_it(core: Core, hurried: None, migrates: bool) -> None:
+    # The n-th message that it sends, and all after it, get no answer; for each n there is.
+    for answered in count():
+        with _proxy_that_dies_after(answered, core.url) as proxy:
+            try:
+                start_and_end(proxy, migrates=migrates)
+            except psycopg.OperationalError:
+                assert proxy.silenced
+            else:
+                break
+    assert answered > 10, "nearly nothing was asked"
+
+
+def _proxy_that_dies_after(messages: int, url: str) -> SilentProxy:
+    numbers = count()
+
+    def dies(_message: bytes) -> bool:
+        if next(numbers) < messages:
+            return False
+        proxy.die()
+        return True
+
+    proxy = SilentProxy(url, dies)
+    return proxy
 
 
 # -- listeners ----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy.engine import URL
 
 from tasker.database import migrations
-from tasker.database.dsn import dsn_of
+from tasker.database.connection import Database
 from tasker.database.function_files import load_function_files
 from tasker.database.verification import history, schema, steps, tasks, work
 from tasker.database.verification.rule import Check, Rule
@@ -202,7 +202,8 @@ def verify(
         SchemaVersionError: the schema is not that of this release.
         psycopg.OperationalError: the database cannot be reached.
     """
-    with psycopg.connect(dsn_of(url), autocommit=True, application_name="tasker verify") as connection:
+    database = Database(url, statement_timeout_ms=round(timeout_seconds * 1000), application_name="tasker verify")
+    with database.connect() as connection:
         migrations.check_connection(connection)
         return verify_connection(
             connection,

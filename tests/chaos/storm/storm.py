@@ -203,7 +203,11 @@ def _drained(arena: Arena, violations: Violations) -> None:
     try:
         wait_until(lambda: arena.value(f"SELECT {query}") == 0, "all messages are used up", PATIENCE_SECONDS)
     except AssertionError:
-        violations.add("messages are left over", [arena.value(f"SELECT count(*) FROM pgmq.q_{q}") for q in queues])
+        alive = "SELECT jsonb_agg(to_jsonb(x)) FROM tasker.executors x WHERE lost_at IS NULL"
+        violations.add("messages are left over", ("executors alive", arena.value(alive)))
+        for queue in queues:
+            left = f"SELECT jsonb_agg(to_jsonb(q) || jsonb_build_object('now', now())) FROM pgmq.q_{queue} q"
+            violations.add("messages are left over", (queue, arena.value(left)))
 
 
 def revision() -> str:

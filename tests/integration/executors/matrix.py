@@ -520,7 +520,7 @@ class Bench:
             for case in wanted
             if found[case] != wanted[case]
         }
-        assert differing == {}, "found and expected, by case and by what differs"
+        assert differing == {}, f"found and expected, by case and by what differs: {differing}"
         core = Core(self.engine.database.url)
         try:
             core.move_clock(self.clock.offset.total_seconds())
