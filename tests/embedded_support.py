@@ -9,8 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import psycopg
 from tasker.database.embedded import EmbeddedServer
 from tasker.database.embedded.directory import Directory
 from tasker.database.embedded.postmaster import Postmaster
+from tests.waiting import wait_until
 
 FAST = {"fsync": "off"}
 
@@ -51,7 +51,7 @@ def server_folder(mode: int = 0o700) -> Iterator[Path]:
         yield folder
     finally:
         Postmaster(Directory(folder)).stop()
-        wait_for(lambda: not guardians(folder), "the guardian to end")
+        wait_until(lambda: not guardians(folder), "the guardian to end")
         shutil.rmtree(root)
 
 
@@ -123,13 +123,6 @@ def users(folder: Path, number: int) -> Iterator[list[User]]:
             user.kill()
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.01)
-
-
 def postmaster(folder: Path) -> int | None:
     return Postmaster(Directory(folder)).pid()
 
@@ -160,7 +153,7 @@ def kill_postmaster(folder: Path) -> int:
     pid = postmaster(folder)
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: postmaster(folder) is None, "the postmaster to die")
+    wait_until(lambda: postmaster(folder) is None, "the postmaster to die")
     return pid
 
 

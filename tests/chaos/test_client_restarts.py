@@ -12,8 +12,9 @@ from tasker import Tasker
 from tasker.database.connection import Database, is_connection_lost
 from tasker.database.embedded import EmbeddedServer
 from tasker.database.migrations import migrate
-from tests.embedded_support import kill_postmaster, server_folder, start, wait_for
+from tests.embedded_support import kill_postmaster, server_folder, start
 from tests.sql_kit import CHAIN, Core, assert_legal
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_waiting_survives_a_killed_server_and_sees_the_end(server: EmbeddedServe
         core.register("order", CHAIN)
         handle = client.create("shop", "order")
         ended = pool.submit(handle.wait, 90)
-        wait_for(lambda: core.one("SELECT count(*) FROM tasker.waiters") == 1, "the waiting to begin")
+        wait_until(lambda: core.one("SELECT count(*) FROM tasker.waiters") == 1, "the waiting to begin")
         core.close()
 
         kill_postmaster(server.data_directory)
@@ -57,5 +58,5 @@ def test_the_next_calls_find_a_server_that_was_killed_without_any_help(server: E
                     raise
                 return False
 
-        wait_for(answers, "the client to reach the server that it brought back", 60)
+        wait_until(answers, "the client to reach the server that it brought back")
     database.close()

@@ -11,7 +11,7 @@ from psycopg import conninfo
 
 from tasker.resilience.answer_timeout import TimedConnection
 from tests.chaos.storm.cutting_proxy import PLACES, CuttingProxy
-from tests.embedded_support import wait_for
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_cuts_come_at_every_place_and_only_statements_that_were_not_answered_are
             except psycopg.OperationalError:
                 return set(proxy.cut(0.02)) == set(PLACES)
 
-        wait_for(try_once, "a cut at every place", 60)
+        wait_until(try_once, "a cut at every place")
         kept = {n for (n,) in direct.execute("SELECT n FROM kept").fetchall()}
     assert answered <= kept
     assert answered < set(range(1, tried + 1))

@@ -30,8 +30,8 @@ from tests.embedded_support import (
     start,
     url_of,
     users,
-    wait_for,
 )
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_the_server_stops_when_its_last_user_is_killed(folder: Path) -> None:
     user = User(folder).started()
     assert postmaster(folder) is not None
     user.kill()
-    wait_for(lambda: all_gone(folder), "the server to stop")
-    wait_for(lambda: not guardians(folder), "the guardian to end")
+    wait_until(lambda: all_gone(folder), "the server to stop")
+    wait_until(lambda: not guardians(folder), "the guardian to end")
     assert "database system is shut down" in Directory(folder).log.read_text()
 
 
@@ -124,7 +124,7 @@ def test_a_backend_without_its_postmaster_is_gone_before_the_next_server_starts(
 
         thread = threading.Thread(target=be_busy)
         thread.start()
-        wait_for(
+        wait_until(
             lambda: execute(server.url, f"SELECT state FROM pg_stat_activity WHERE pid = {orphan}") == "active",
             "the backend to be busy",
         )
@@ -178,7 +178,7 @@ def test_a_crash_of_one_backend_is_recovered_by_the_server_itself(folder: Path) 
             except psycopg.OperationalError:  # the postmaster saw the crash only now, and is recovering
                 return False
 
-        wait_for(answers, "the server to have recovered")
+        wait_until(answers, "the server to have recovered")
         assert postmaster(folder) == before
 
 
@@ -187,7 +187,7 @@ def test_a_crash_of_one_backend_is_recovered_by_the_server_itself(folder: Path) 
 
 def test_a_starter_killed_while_it_makes_the_cluster_leaves_nothing_half_made(folder: Path) -> None:
     user = User(folder)
-    wait_for(lambda: (folder / "data.new" / "PG_VERSION").exists(), "the cluster to be in the making")
+    wait_until(lambda: (folder / "data.new" / "PG_VERSION").exists(), "the cluster to be in the making")
     user.kill()
     assert not (folder / "data").exists()
     with start(folder) as server:
@@ -197,9 +197,9 @@ def test_a_starter_killed_while_it_makes_the_cluster_leaves_nothing_half_made(fo
 
 def test_a_cluster_in_the_making_is_given_up_when_its_starter_was_killed(folder: Path) -> None:
     user = User(folder)
-    wait_for(lambda: (folder / "data.new" / "PG_VERSION").exists(), "the cluster to be in the making")
+    wait_until(lambda: (folder / "data.new" / "PG_VERSION").exists(), "the cluster to be in the making")
     user.kill()
-    wait_for(lambda: not guardians(folder), "the guardian to end")
+    wait_until(lambda: not guardians(folder), "the guardian to end")
     assert all_gone(folder)
     assert not processes_of(folder)
 
@@ -211,7 +211,7 @@ def test_a_starter_killed_at_any_moment_leaves_a_server_that_the_next_can_use(fo
         already = len(Directory(folder).log.read_text())
         user = User(folder)
         # From the first line that the new server writes, or just before: in the middle of the start.
-        wait_for(lambda before=already: len(Directory(folder).log.read_text()) > before, "the start to begin")
+        wait_until(lambda before=already: len(Directory(folder).log.read_text()) > before, "the start to begin")
         time.sleep(random.uniform(0, 0.05))
         user.kill()
         with start(folder) as server:

@@ -21,8 +21,8 @@ from tests.embedded_support import (
     processes_of,
     server_folder,
     start,
-    wait_for,
 )
+from tests.waiting import wait_until
 
 # Writes rows, notes each that the server acknowledged, and revives the server when it is gone.
 _WRITER = """
@@ -126,4 +126,4 @@ def test_nothing_committed_is_lost_and_no_two_servers_run_whoever_is_killed(tmp_
         assert isinstance(kept, list)
         assert set(notes.read_text().split()) <= set(kept)
         assert len(kept) == len(set(kept))
-        wait_for(lambda: all_gone(folder) and not processes_of(folder), "all processes to end")
+        wait_until(lambda: all_gone(folder) and not processes_of(folder), "all processes to end")

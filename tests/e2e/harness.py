@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import psutil
@@ -28,25 +28,10 @@ from tasker.messaging.transport.address import broker_url_of
 from tasker.messaging.transport.registration import register as register_transport
 from tasker.workflows.declaration import Workflow
 from tasker.workflows.registry import TemplateRegistry
-
-T = TypeVar("T")
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 60.0
-"""How long a condition may take to come true on a machine that is busy with other things."""
-
 LOG_TAIL_LINES = 60
-
-
-def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = PATIENCE_SECONDS) -> T:
-    """The first true value of ``condition``; fails when there is none in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {timeout_seconds:g} s: {what}"
-        time.sleep(0.02)
 
 
 class CeleryProcess:
@@ -150,9 +135,13 @@ class Cluster:
         database_url: a migrated database.
         folder: logs, and the working directory of all processes.
         env: settings of this cluster, as environment variables.
+        broker_url: where its broker is; on the database unless said otherwise. Processes are told by ``env``, or by a
+            ``celeryconfig.py`` in ``folder``.
     """
 
-    def __init__(self, database_url: str, folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, database_url: str, folder: Path, env: Mapping[str, str] | None = None, *, broker_url: str | None = None
+    ) -> None:
         self.database_url = database_url
         self.folder = folder
         self.env = {
@@ -168,7 +157,7 @@ class Cluster:
         self.client = Tasker(self.database)
         # A program that has only Celery, and the broker's address.
         register_transport()
-        self.app = Celery("somebody", broker=broker_url_of(database_url), set_as_current=False)
+        self.app = Celery("somebody", broker=broker_url or broker_url_of(database_url), set_as_current=False)
         self.processes: list[CeleryProcess] = []
         self._numbers = itertools.count(1)
 
@@ -195,6 +184,11 @@ class Cluster:
         process = self._start(name, ["beat", "-l", "info", "-s", str(self.folder / f"{name}.schedule")])
         process.wait_for_log("beat: Starting")
         return process
+
+    def flower(self, port: int) -> CeleryProcess:
+        """A Flower that listens on ``port`` of 127.0.0.1, and answers everybody who asks its API."""
+        arguments = ["flower", "--address=127.0.0.1", f"--port={port}"]
+        return self._start("flower", arguments, {"FLOWER_UNAUTHENTICATED_API": "true"})
 
     def send(self, task: str, *args: object, queue: str, **kwargs: object) -> None:
         """Send a Celery task by its name."""

@@ -25,8 +25,9 @@ from tasker.executors.stop import StopSignal
 from tasker.hosting.callbacks import CallbackReceiver
 from tasker.hosting.delegation import STEP_SUCCEEDED, CelerySteps, StepApp
 from tests.e2e.foreign.redis_server import REDIS_URL, close, close_leftovers, forget, redis_or_skip
-from tests.e2e.harness import CeleryProcess, Cluster, wait_until
+from tests.e2e.harness import CeleryProcess, Cluster
 from tests.sql_kit import assert_legal
+from tests.waiting import wait_until
 
 HERE = Path(__file__).parent
 AT_ONCE = Retry(max_attempts=5, backoff="none")

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.transport_support import Broker, celery_process, end_session, wait_until
+from tests.e2e.transport_support import Broker, celery_process, end_session
+from tests.waiting import wait_until
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from tasker.database.migrations import migrate
-from tests.e2e.transport_support import Broker, wait_until
+from tests.e2e.transport_support import Broker
 from tests.embedded_support import server_folder, start
+from tests.waiting import wait_until
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.e2e import workflows
 from tests.e2e.fixtures import MakeCluster
-from tests.e2e.harness import Cluster, wait_until
+from tests.e2e.harness import Cluster
+from tests.waiting import wait_until
 
 TICKED = r"coordinator_tick\[[-0-9a-f]+\] succeeded in [0-9.]+s: \{'ticked': True"
 NOT_TICKED = r"coordinator_tick\[[-0-9a-f]+\] succeeded in [0-9.]+s: \{'ticked': False"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.e2e import workflows
-from tests.e2e.harness import Cluster, wait_until
+from tests.e2e.harness import Cluster
+from tests.waiting import wait_until
 
 
 def test_a_killed_pool_process_is_replaced_and_its_step_runs_again_as_a_loss(cluster: Cluster) -> None:

@@ -26,8 +26,8 @@ import pytest
 from order_fulfillment import shop
 from order_fulfillment.progress import read_progress
 from tasker.database.side_database import SideDatabase
-from tests.e2e.harness import wait_until
 from tests.embedded_support import all_gone, guardians, kill_postmaster, url_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(240)
 

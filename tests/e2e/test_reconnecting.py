@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e import workflows
-from tests.e2e.harness import Cluster, wait_until
+from tests.e2e.harness import Cluster
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
@@ -15,7 +16,10 @@ def test_executors_outlive_the_connection_to_the_broker(cluster: Cluster, pool: 
     cluster.register(workflows.linear)
     worker = cluster.worker("-Q", "e2e,e2e_other", "-P", pool, "-c", "1")
     (before,) = cluster.wait_for_executors(1)
-    cluster.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tasker-broker'")
+    cluster.rows(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'tasker-broker' AND datname = current_database()"
+    )
     worker.wait_for_log("Connection to broker lost")
     worker.wait_for_log("Connected to tasker-pgmq://", times=2)
     handles = cluster.start(workflows.linear, *({"n": n} for n in range(20)))

@@ -6,7 +6,8 @@ import pytest
 
 from tests.e2e import workflows
 from tests.e2e.fixtures import MakeCluster
-from tests.e2e.harness import Cluster, wait_until
+from tests.e2e.harness import Cluster
+from tests.waiting import wait_until
 
 TASKS = "tests.e2e.celery_tasks"
 ECHOED = r"celery_tasks\.echo\[[-0-9a-f]+\] succeeded"

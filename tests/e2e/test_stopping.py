@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from tests.e2e import workflows
-from tests.e2e.harness import CeleryProcess, Cluster, wait_until
+from tests.e2e.harness import CeleryProcess, Cluster
+from tests.waiting import wait_until
 
 TASKS = 80
 STEP_SECONDS = 0.03

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from tests.e2e import workflows
-from tests.e2e.harness import PATIENCE_SECONDS, Cluster, wait_until
+from tests.e2e.harness import Cluster
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 
 class Up:

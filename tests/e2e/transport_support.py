@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,17 +16,9 @@ from celery import Celery
 
 from tasker.messaging.transport.address import broker_url_of
 from tests.e2e.transport_app import BROKER_VARIABLE, LOG_VARIABLE
+from tests.waiting import wait_until
 
 DEADLINE_SECONDS = 30.0
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = DEADLINE_SECONDS) -> Any:
-    """Wait until ``condition`` returns something true, and return that."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.02)
-    return found
 
 
 class Broker:

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tasker.database.partitions import DAYS_AHEAD, ensure_partitions, open_partitions
+from tests.waiting import wait_until
 
 AUDIT_TABLES = ["finalization_attempts", "task_transitions", "workflow_step_transitions"]
 DAY = dt.timedelta(days=1)
@@ -126,7 +127,9 @@ def test_an_open_reader_delays_the_extension_and_no_writer(any_database_url: str
     ):
         reader.execute("SELECT count(*) FROM tasker.task_transitions")
         extending = pool.submit(ensure_partitions, extender, days_ahead=15)
-        _until_it_waits(writer, extender.info.backend_pid)
+        waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+        pid = extender.info.backend_pid
+        wait_until(lambda: writer.execute(waits, [pid]).fetchone() == (True,), "the extension to wait for a lock")
         writer.execute("SET lock_timeout = '5s'")
         for _ in range(20):
             insert(writer, today(writer))
@@ -146,12 +149,3 @@ def test_processes_that_extend_at_once_do_not_get_into_each_others_way(any_datab
     with ThreadPoolExecutor(4) as pool:
         made = [name for future in [pool.submit(extend) for _ in range(4)] for name in future.result()]
     assert len(made) == len(set(made)) == 4 * len(AUDIT_TABLES)
-
-
-def _until_it_waits(connection: psycopg.Connection[Any], pid: int) -> None:
-    deadline = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=20)
-    while dt.datetime.now(dt.UTC) < deadline:
-        row = connection.execute("SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
-        if row == ("Lock",):
-            return
-    raise AssertionError("nobody waits for a lock")

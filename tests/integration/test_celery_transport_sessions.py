@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -17,10 +16,13 @@ from kombu import Connection, Consumer, Exchange, Producer, Queue
 
 from tasker.messaging.transport.address import broker_url_of
 from tasker.messaging.transport.registration import register
+from tests.waiting import wait_until
 
 register()
 
 DEADLINE_SECONDS = 20.0
+# Other tests may use other databases of the server meanwhile.
+SESSIONS = "pg_stat_activity WHERE application_name = 'tasker-broker' AND datname = current_database()"
 JOBS = Queue("jobs")
 LETTERS = Queue("letters", Exchange("post", "fanout"), auto_delete=True, expires=5.0)
 
@@ -68,21 +70,14 @@ def tend(admin: psycopg.Connection) -> int:
     return int(returned)
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.02)
-
-
 def end_session(admin: psycopg.Connection) -> None:
     """End the broker sessions of this process, as a server that restarts does."""
-    admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tasker-broker'")
+    admin.execute(f"SELECT pg_terminate_backend(pid) FROM {SESSIONS}")
     wait_until(lambda: sessions(admin) == 0, "the session to end")
 
 
 def sessions(admin: psycopg.Connection) -> int:
-    return count(admin, "pg_stat_activity WHERE application_name = 'tasker-broker'")
+    return count(admin, SESSIONS)
 
 
 def test_messages_of_a_dead_reader_return_and_those_of_a_living_one_stay(
@@ -230,7 +225,7 @@ def test_readers_can_be_many_and_none_is_left(url: str, admin: psycopg.Connectio
             read(connection, JOBS, 0)
     for table in ("celery_mailboxes", "celery_mail", "celery_consumers"):
         assert count(admin, f"tasker.{table}") == 0
-    assert sessions(admin) == 0
+    wait_until(lambda: sessions(admin) == 0, "the last session to end")
 
 
 def test_the_functions_touch_celerys_queues_only(admin: psycopg.Connection) -> None:

@@ -6,9 +6,8 @@ import asyncio
 import datetime as dt
 import os
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +19,7 @@ from tasker.client import waiting
 from tasker.config.sections import PgmqSettings
 from tasker.config.settings import Settings
 from tests.sql_kit import CHAIN, DIAMOND, Core
+from tests.waiting import wait_until
 
 PAIR = {"a": [], "b": ["a"]}
 
@@ -39,13 +39,6 @@ def core(tasker_database_url: str) -> Iterator[Core]:
 def client(core: Core) -> Iterator[Tasker]:
     with Tasker(core.url) as made:
         yield made
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.005)
 
 
 def fail(core: Core) -> None:
@@ -81,16 +74,10 @@ def test_a_waiter_is_woken_by_the_notification_and_not_by_polling(
     handle = client.create("shop", "order")
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(handle.wait, 600)
-        until(lambda: core.one("SELECT count(*) FROM tasker.waiters") == 1)
+        wait_until(lambda: core.one("SELECT count(*) FROM tasker.waiters") == 1, "the waiting to begin")
         # The listener wakes every new subscriber once; only after that look can nothing but a notification help.
-        until(
-            lambda: (
-                core.one(
-                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%%'"
-                )
-                == 1
-            )
-        )
+        listening = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%%'"
+        wait_until(lambda: core.one(listening) == 1, "the listener to listen")
         finish_and_notify(core)
         assert ended.result(timeout=30).state == "complete"
 
@@ -164,7 +151,7 @@ def test_many_threads_wait_with_one_row_and_one_connection(client: Tasker, core:
     handles = client.create_many([{"namespace": "shop", "name": "order"}] * 6)
     with ThreadPoolExecutor(6) as pool:
         ended = [pool.submit(handle.wait, 60) for handle in handles]
-        until(lambda: core.one("SELECT count(*) FROM tasker.waiters") == 1)
+        wait_until(lambda: core.one("SELECT count(*) FROM tasker.waiters") == 1, "the waiting to begin")
         finish_and_notify(core)
         assert {future.result(timeout=30).state for future in ended} == {"complete"}
     assert core.one("SELECT count(*) FROM tasker.waiters") == 1
@@ -184,7 +171,7 @@ def test_a_forked_child_waits_on_its_own(client: Tasker, core: Core) -> None:
             client.close()
         finally:
             os._exit(code)
-    until(lambda: core.one("SELECT count(*) FROM tasker.waiters") == 2)
+    wait_until(lambda: core.one("SELECT count(*) FROM tasker.waiters") == 2, "both to wait")
     finish_and_notify(core)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
@@ -298,7 +285,7 @@ def test_cancelling_wakes_who_waits(client: Tasker, core: Core, monkeypatch: pyt
     handle = client.create("shop", "order")
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(handle.wait, 600)
-        until(lambda: core.one("SELECT count(*) FROM tasker.waiters") == 1)
+        wait_until(lambda: core.one("SELECT count(*) FROM tasker.waiters") == 1, "the waiting to begin")
         with Tasker(core.url) as other:
             assert other.cancel(handle.task_uuid, reason="ordered twice", by="me").changed
         assert ended.result(timeout=30).state == "cancelled"

@@ -28,8 +28,8 @@ from tests.embedded_support import (
     server_folder,
     start,
     users,
-    wait_for,
 )
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_guardian_goes_with_the_server(folder: Path) -> None:
     server = start(folder)
     assert len(guardians(folder)) == 1
     server.release()
-    wait_for(lambda: not guardians(folder), "the guardian to end")
+    wait_until(lambda: not guardians(folder), "the guardian to end")
 
 
 def test_the_guardian_tells_the_log_what_it_could_not_stop(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +116,7 @@ def test_a_guardian_that_was_killed_is_replaced_when_somebody_looks(folder: Path
     with start(folder) as server:
         [guardian] = guardians(folder)
         os.kill(guardian, 9)
-        wait_for(lambda: not guardians(folder), "the guardian to die")
+        wait_until(lambda: not guardians(folder), "the guardian to die")
         server.ensure_running()
         assert len(guardians(folder)) == 1
 

@@ -7,13 +7,13 @@ import os
 import select
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from tasker.messaging.listener import Listener
+from tests.waiting import wait_until
 
 DEADLINE_SECONDS = 10.0
 
@@ -55,15 +55,8 @@ def notify(admin: psycopg.Connection, channel: str) -> None:
 
 
 def backends(admin: psycopg.Connection) -> list[int]:
-    rows = admin.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'listener-under-test'").fetchall()
-    return [pid for (pid,) in rows]
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.01)
+    query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'listener-under-test' AND datname = %s"
+    return [pid for (pid,) in admin.execute(query, [admin.info.dbname])]
 
 
 def test_a_waiter_is_woken_when_listening_has_begun_and_on_each_notification(

@@ -23,7 +23,8 @@ from tasker.core import OrchestrationCore
 from tasker.testing import Clock, run_until_idle
 from tasker.workflows.registry import TemplateRegistry
 from tests.e2e.fixtures import MakeCluster, make_cluster
-from tests.e2e.harness import ROOT, Cluster, wait_until
+from tests.e2e.harness import ROOT, Cluster
+from tests.waiting import wait_until
 
 __all__ = ["make_cluster"]
 

@@ -29,6 +29,7 @@ from tasker.resilience import answer_timeout
 from tasker.resilience.answer_timeout import AnswerTimeout, hurry_no_more, hurry_when
 from tests.silent_proxy import SilentProxy
 from tests.sql_kit import CHAIN, Core
+from tests.waiting import wait_until
 
 register()
 
@@ -44,13 +45,6 @@ def core(tasker_database_url: str) -> Iterator[Core]:
     yield made
     assert made.broken_rules() == []
     made.close()
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.01)
 
 
 def says(word: str) -> Callable[[bytes], bool]:

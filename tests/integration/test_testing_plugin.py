@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from tasker.testing.servers import LOCAL_SERVER_VARIABLE, SERVER_VARIABLE, _remove_abandoned
-from tests.embedded_support import all_gone, execute, wait_for
+from tests.embedded_support import all_gone, execute
+from tests.waiting import wait_until
 
 CLOSED_PORT = "postgresql://postgres@127.0.0.1:1/postgres"
 
@@ -109,14 +110,14 @@ def test_the_server_of_a_killed_run_stops_and_its_folder_goes_with_a_later_run(t
     with subprocess.Popen(
         command(tmp_path, test), cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        wait_for((tmp_path / "pid").exists, "the test to use the server")
+        wait_until((tmp_path / "pid").exists, "the test to use the server")
         process.send_signal(signal.SIGKILL)
     folder = server_of(tmp_path)
-    wait_for(lambda: all_gone(folder), "the server to stop")
+    wait_until(lambda: all_gone(folder), "the server to stop")
     _remove_abandoned(folder.parent)
     assert folder.exists()
     os.utime(folder / "users.lock", (0, 0))
-    wait_for(lambda: _remove_abandoned(folder.parent) or not folder.exists(), "the folder to be removed")
+    wait_until(lambda: _remove_abandoned(folder.parent) or not folder.exists(), "the folder to be removed")
 
 
 def test_another_server_is_used_where_the_environment_names_one(tmp_path: Path, tasker_server: object) -> None:

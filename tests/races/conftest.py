@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -36,14 +35,6 @@ def second(core: Core) -> Iterator[Core]:
     driver = Core(core.url)
     yield driver
     driver.close()
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    """Poll until ``condition`` holds; fail naming ``what`` after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"gave up waiting for: {what}"
-        time.sleep(0.01)
 
 
 def is_blocked(core: Core, other: Core) -> bool:

@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.races.conftest import wait_until
 from tests.sql_kit import CHAIN, DIAMOND, Core, Graph, Worker, fan, lost_messages, sweep
+from tests.waiting import wait_until
 
 T = TypeVar("T")
 Step = dict[str, Any]
@@ -411,7 +411,7 @@ def run_to_the_end(core: Core) -> None:
         empty = core.depth("shop_queue") + core.depth("stock_queue") == 0
         return empty and bool(core.one("SELECT NOT EXISTS (SELECT FROM tasker.tasks WHERE finalized_at IS NULL)"))
 
-    wait_until(all_done, "all tasks to end", 60)
+    wait_until(all_done, "all tasks to end")
 
 
 HISTORY: dict[str, str] = {

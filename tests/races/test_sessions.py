@@ -8,8 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.races.conftest import is_blocked, wait_until
+from tests.races.conftest import is_blocked
 from tests.sql_kit import CHAIN, DIAMOND, Core, Worker, sweep
+from tests.waiting import wait_until
 
 
 class Running:

@@ -19,7 +19,7 @@ from psycopg import sql
 from tests.chaos.storm.arena import LEASE_SECONDS, STEP_WORKERS, Arena
 from tests.chaos.storm.foreigner import Foreigner
 from tests.chaos.storm.wall_clock import WallClock
-from tests.e2e.harness import wait_until
+from tests.waiting import wait_until
 
 
 class Kind(ABC):

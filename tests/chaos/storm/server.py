@@ -20,7 +20,8 @@ from tasker.database.embedded.directory import Directory
 from tasker.database.embedded.postmaster import Postmaster
 from tasker.database.scratch import ScratchDatabases
 from tasker.errors import EmbeddedServerError
-from tests.embedded_support import guardians, postmaster, processes_of, wait_for
+from tests.embedded_support import guardians, postmaster, processes_of
+from tests.waiting import wait_until
 
 DISK_MEGABYTES = 640
 _LARGEST_FILE = 1 << 20
@@ -79,7 +80,7 @@ class StormServer:
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            wait_for(lambda: postmaster(self.folder) != pid, "the server to be gone", 60)
+            wait_until(lambda: postmaster(self.folder) != pid, "the server to be gone")
 
     # -- the disk -------------------------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ class StormServer:
         self.make_room()
         self._embedded.release()
         Postmaster(Directory(self.folder)).stop()
-        wait_for(lambda: not guardians(self.folder) and not processes_of(self.folder), "the server to be gone", 60)
+        wait_until(lambda: not guardians(self.folder) and not processes_of(self.folder), "the server to be gone")
 
 
 @contextmanager
@@ -165,4 +166,4 @@ def _mount(folder: Path) -> bool:
 
 def _unmount(folder: Path) -> None:
     # A process that is about to end may still have a file open there.
-    wait_for(lambda: subprocess.run(["umount", str(folder)], capture_output=True).returncode == 0, "unmounting", 30)
+    wait_until(lambda: subprocess.run(["umount", str(folder)], capture_output=True).returncode == 0, "unmounting")

@@ -17,8 +17,8 @@ from tests.chaos.storm.cutting_proxy import ROOT
 from tests.chaos.storm.kinds import KINDS, Kind
 from tests.chaos.storm.server import StormServer
 from tests.chaos.storm.verdict import Verdict, Violations, check_rules
-from tests.e2e.harness import wait_until
 from tests.sql_kit import Core
+from tests.waiting import wait_until
 
 PATIENCE_SECONDS = 150.0
 """How long what is left to do may take once all is calm; waits between attempts grow to half a minute."""

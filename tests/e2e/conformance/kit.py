@@ -32,8 +32,8 @@ from tasker.database import functions
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.stop import StopSignal
 from tasker.workflows.loading import load_template
-from tests.e2e.harness import wait_until
 from tests.sql_kit import Core
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 NODE = Path(__file__).parent / "node"

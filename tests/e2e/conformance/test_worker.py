@@ -11,8 +11,8 @@ import pytest
 
 from tasker.database import functions
 from tests.e2e.conformance.kit import PARTNER, Site, step
-from tests.e2e.harness import wait_until
 from tests.integration.executors.proxy import AnswerLosingProxy
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 

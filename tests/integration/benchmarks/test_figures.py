@@ -33,7 +33,7 @@ from benchmarks.servers import PostgreSQL, Servers
 from tasker import Tasker
 from tasker.database.scratch import ScratchDatabases
 from tasker.database.verification import verify
-from tests.e2e.harness import wait_until
+from tests.waiting import wait_until
 
 TINY = replace(
     SMALL_SIZES,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -23,17 +21,6 @@ from tasker.handlers.registry import HandlerRegistry
 from tasker.resilience.circuits import CircuitBreakers
 
 DEADLINE_SECONDS = 20.0
-
-
-def wait_for(condition: Callable[[], Any], what: str = "the condition") -> Any:
-    """What ``condition`` returns once that is true."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.005)
-    raise AssertionError(f"{what} did not come true within {DEADLINE_SECONDS} s")
 
 
 class Engine:

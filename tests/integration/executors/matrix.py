@@ -24,8 +24,9 @@ from tasker.executors.delegation import DelegatedStep
 from tasker.executors.executor import ORCHESTRATION_KINDS
 from tasker.executors.stop import StopSignal
 from tasker.testing.clock import Clock
-from tests.integration.executors.engine import DEADLINE_SECONDS, Engine, wait_for
+from tests.integration.executors.engine import DEADLINE_SECONDS, Engine
 from tests.sql_kit import Core
+from tests.waiting import wait_until
 
 Graph = Mapping[str, Sequence[str]]
 
@@ -412,18 +413,18 @@ class Bench:
 
     def wait_until_held(self) -> None:
         """Every misbehaving step runs, and whatever can run beside it has."""
-        wait_for(
+        wait_until(
             lambda: self._acting == len(self.cases) and self._live() == {"in_progress": len(self.cases)},
             "every misbehaving step to run, alone",
         )
 
     def wait_until_left(self) -> None:
         """No misbehaving step runs any more."""
-        wait_for(lambda: self._acting == 0, "every misbehaving step to end")
+        wait_until(lambda: self._acting == 0, "every misbehaving step to end")
 
     def wait_until_settled(self) -> None:
         """No step runs any more, so far as the database knows."""
-        wait_for(lambda: "in_progress" not in self._live(), "every step to be reported")
+        wait_until(lambda: "in_progress" not in self._live(), "every step to be reported")
 
     def _live(self) -> dict[str, int]:
         return dict(
@@ -465,7 +466,7 @@ class Bench:
                 self.call(functions.recover_lost_steps({"lease_seconds": 15, "limit": 1000, **sweep}))
             return not self.engine.value(alive)
 
-        wait_for(swept, "the executors to be lost")
+        wait_until(swept, "the executors to be lost")
 
     def answer(self, step: DelegatedStep, **outcome: Any) -> None:
         """What the callbacks of a Celery task send."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.executors.engine import Engine, wait_for
+from tests.integration.executors.engine import Engine
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -45,7 +46,7 @@ def test_a_slow_async_handler_does_not_delay_its_neighbours_results(engine: Engi
     engine.create(30)
     thread = threading.Thread(target=engine.run_until_idle)
     thread.start()
-    wait_for(lambda: engine.task_states() == {"complete": 29, "in_progress": 1}, "all but the slow one")
+    wait_until(lambda: engine.task_states() == {"complete": 29, "in_progress": 1}, "all but the slow one")
     slow_may_end.set()
     thread.join(20)
 
@@ -66,7 +67,7 @@ def test_a_slow_sync_handler_does_not_delay_its_neighbours_results(engine: Engin
     thread = threading.Thread(target=engine.run_until_idle)
     thread.start()
     slow_runs.wait(20)
-    wait_for(lambda: engine.task_states() == {"complete": 9, "in_progress": 1}, "all but the slow one")
+    wait_until(lambda: engine.task_states() == {"complete": 9, "in_progress": 1}, "all but the slow one")
     slow_may_end.set()
     thread.join(20)
 
@@ -88,7 +89,10 @@ def test_steps_that_were_claimed_behind_a_slow_one_are_given_back(engine: Engine
     thread.start()
     slow_runs.wait(20)
     # Another executor gets them, although the first is still at its slow step.
-    wait_for(lambda: engine.value("SELECT count(*) FROM tasker.workflow_steps WHERE state = 'enqueued'") == 9)
+    wait_until(
+        lambda: engine.value("SELECT count(*) FROM tasker.workflow_steps WHERE state = 'enqueued'") == 9,
+        "the others to be given back",
+    )
     engine.run_until_idle()
     assert engine.task_states() == {"complete": 9, "in_progress": 1}
     slow_may_end.set()

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.executors.engine import Engine, wait_for
+from tests.integration.executors.engine import Engine
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -22,11 +23,14 @@ def test_a_users_open_transaction_on_one_task_does_not_stop_the_others(engine: E
     with engine.database.connect(application_name="the user") as user, user.transaction():
         user.execute("SELECT FROM tasker.tasks WHERE task_uuid = %s FOR UPDATE", (tasks[3],))
         thread.start()
-        wait_for(lambda: engine.task_states() == {"complete": 59, "in_progress": 1}, "the other 59")
+        wait_until(lambda: engine.task_states() == {"complete": 59, "in_progress": 1}, "the other 59")
         # It is waited for, and more work passes by.
-        wait_for(lambda: executor._completer._set_aside.waiting + executor._completer._set_aside._in_flight)
+        wait_until(
+            lambda: executor._completer._set_aside.waiting + executor._completer._set_aside._in_flight,
+            "its outcome to be set aside",
+        )
         engine.create(20)
-        wait_for(lambda: engine.task_states() == {"complete": 79, "in_progress": 1}, "the next 20")
+        wait_until(lambda: engine.task_states() == {"complete": 79, "in_progress": 1}, "the next 20")
     thread.join(20)
 
     assert not thread.is_alive()
@@ -77,10 +81,10 @@ def test_an_outcome_that_was_set_aside_keeps_its_receipt_until_it_is_recorded(en
     with engine.database.connect(application_name="the user") as user, user.transaction():
         user.execute("SELECT FROM tasker.tasks WHERE task_uuid = %s FOR UPDATE", (task,))
         thread.start()
-        wait_for(lambda: executor.counters.snapshot().get("busy"), "the first attempt")
+        wait_until(lambda: executor.counters.snapshot().get("busy"), "the first attempt")
         # More calls pass, and none of them names the receipt.
         empty = executor.counters.snapshot().get("empty_claims", 0)
-        wait_for(lambda: executor.counters.snapshot().get("empty_claims", 0) > empty + 3)
+        wait_until(lambda: executor.counters.snapshot().get("empty_claims", 0) > empty + 3, "four more calls")
         assert engine.receipts() == 1
         oldest = engine.value("SELECT max(oldest_call_no) FROM tasker.executors")
         assert oldest in (1, *executor.incarnation.ledger.standing()[1])
@@ -108,7 +112,7 @@ def test_a_delayed_join_is_run_by_whoever_completed_its_last_parent(engine: Engi
     thread.start()
     begun.wait(20)
     other.start()
-    wait_for(lambda: "quick" in order)
+    wait_until(lambda: "quick" in order, "the quick step to run")
     release.set()
     thread.join(20)
     other.join(20)

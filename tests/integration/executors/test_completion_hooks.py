@@ -14,7 +14,8 @@ from tasker.config.settings import Settings
 from tasker.core import OrchestrationCore
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.stop import StopSignal
-from tests.integration.executors.engine import Engine, wait_for
+from tests.integration.executors.engine import Engine
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -101,7 +102,7 @@ def test_a_hook_that_fails_runs_again_and_its_task_is_not_final_before(
     assert (len(runs), finalized(engine)) == (1, 0)
     assert "mail server away" in caplog.text
 
-    wait_for(lambda: run(core) and finalized(engine) == 1)
+    wait_until(lambda: run(core) and finalized(engine) == 1, "the end of the task")
     assert runs == [1, 1]
 
 

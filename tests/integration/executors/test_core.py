@@ -20,8 +20,9 @@ from tasker.errors import ConfigurationError, InvalidRequest, SchemaVersionError
 from tasker.executors.executor import Executor, ExecutorKind
 from tasker.executors.stop import StopSignal
 from tests.embedded_support import kill_postmaster, server_folder
-from tests.integration.executors.engine import Engine, wait_for
+from tests.integration.executors.engine import Engine
 from tests.integration.executors.test_running_steps import chain
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -155,7 +156,7 @@ def test_executors_carry_on_when_the_embedded_server_is_killed(
         loop = core.build_loop(list(ExecutorKind), ["testing_queue"], stop=stop, worker="test")
         thread = threading.Thread(target=loop.run)
         thread.start()
-        wait_for(lambda: len(runs) > 40, "work in progress")
+        wait_until(lambda: len(runs) > 40, "work in progress")
         kill_postmaster(folder)
 
         def complete() -> bool:
@@ -166,7 +167,7 @@ def test_executors_carry_on_when_the_embedded_server_is_killed(
                 return False
             return found == (100,)
 
-        wait_for(complete, "all tasks, over the restart")
+        wait_until(complete, "all tasks, over the restart")
         stop.set()
         thread.join(20)
         loop.close()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tasker.errors import PermanentError, RetryableError, StepCancelled
-from tests.integration.executors.engine import Engine, wait_for
+from tests.integration.executors.engine import Engine
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -161,7 +162,7 @@ def test_an_async_handler_past_its_timeout_is_cancelled(engine: Engine) -> None:
     (task,) = engine.create()
     engine.run_until_idle()
 
-    wait_for(lambda: seen == ["cancelled"])
+    wait_until(lambda: seen == ["cancelled"], "the handler to be cancelled")
     assert engine.step(task)["error"]["type"] == "timeout"
 
 
@@ -244,7 +245,7 @@ def test_a_cancelled_async_step_gets_a_cancelled_error(engine: Engine) -> None:
     engine.run_until_idle()
     thread.join()
 
-    wait_for(lambda: seen == ["cancelled"])
+    wait_until(lambda: seen == ["cancelled"], "the handler to be cancelled")
     assert engine.step(task)["state"] == "cancelled"
 
 
@@ -286,9 +287,9 @@ def test_a_start_mark_that_the_server_fails_to_write_is_tried_again(engine: Engi
     loop = engine.loop(executor)
     thread = threading.Thread(target=loop.run)
     thread.start()
-    wait_for(lambda: executor.counters.snapshot().get("released"), "the step to be given back")
+    wait_until(lambda: executor.counters.snapshot().get("released"), "the step to be given back")
     engine.connection.execute(mark)
-    wait_for(lambda: engine.step(task)["state"] == "complete", "its end")
+    wait_until(lambda: engine.step(task)["state"] == "complete", "its end")
     engine.stop.set()
     thread.join(20)
     loop.close()

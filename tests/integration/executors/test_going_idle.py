@@ -18,7 +18,8 @@ from tasker.database.connection import Database
 from tasker.executors.executor import ORCHESTRATION_KINDS, ExecutorKind
 from tasker.executors.loop import ExecutorLoop
 from tasker.executors.stop import StopSignal
-from tests.integration.executors.engine import Engine, wait_for
+from tests.integration.executors.engine import Engine
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -76,10 +77,10 @@ def test_a_notification_wakes_an_idle_executor(engine: Engine, core: Orchestrati
     engine.workflow({"name": "only", "handler": lambda ctx: began.append(time.monotonic())})
     with _running(core, [ExecutorKind.STEP_EXECUTOR], ["testing_queue"]) as loop:
         schedule = loop._slots[0].schedule
-        wait_for(lambda: schedule._next >= 1.0, "an executor that polls rarely")
+        wait_until(lambda: schedule._next >= 1.0, "an executor that polls rarely")
         created = time.monotonic()
         engine.create()
-        wait_for(lambda: engine.task_states() == {"complete": 1})
+        wait_until(lambda: engine.task_states() == {"complete": 1}, "its end")
 
     # Far sooner than it would have looked by itself.
     assert began[0] - created < 0.5
@@ -90,7 +91,7 @@ def test_an_executor_says_that_it_is_idle_and_then_looks_twice_more(
 ) -> None:
     engine.workflow({"name": "only", "handler": lambda ctx: {}})
     with _running(core, [ExecutorKind.STEP_EXECUTOR], ["testing_queue"]):
-        wait_for(lambda: sum("claim_steps" in statement for statement in counted) >= 4)
+        wait_until(lambda: sum("claim_steps" in statement for statement in counted) >= 4, "four claims")
         assert engine.value("SELECT idle FROM tasker.executors")
     first_flag = next(index for index, statement in enumerate(counted) if "set_executor_idle" in statement)
     assert sum("claim_steps" in statement for statement in counted[:first_flag]) == 1
@@ -100,9 +101,9 @@ def test_an_executor_says_that_it_is_idle_and_then_looks_twice_more(
 def test_a_busy_executor_takes_its_idle_flag_back(engine: Engine, core: OrchestrationCore) -> None:
     engine.workflow({"name": "only", "handler": lambda ctx: time.sleep(0.02)})
     with _running(core, [ExecutorKind.STEP_EXECUTOR], ["testing_queue"]):
-        wait_for(lambda: engine.value("SELECT bool_and(idle) FROM tasker.executors"))
+        wait_until(lambda: engine.value("SELECT bool_and(idle) FROM tasker.executors"), "the idle flag")
         engine.create(60)
-        wait_for(lambda: not engine.value("SELECT bool_or(idle) FROM tasker.executors"))
+        wait_until(lambda: not engine.value("SELECT bool_or(idle) FROM tasker.executors"), "its withdrawal")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_an_idle_executor_costs_less_than_one_statement_a_second(
 ) -> None:
     engine.workflow({"name": "only", "handler": lambda ctx: {}})
     with _running(core, kinds, queues) as loop:
-        wait_for(lambda: all(slot.schedule._next >= 5.0 for slot in loop._slots), "executors that poll rarely")
+        wait_until(lambda: all(slot.schedule._next >= 5.0 for slot in loop._slots), "executors that poll rarely")
         counted.clear()
         time.sleep(12)
         rate = len(counted) / 12 / len(kinds)

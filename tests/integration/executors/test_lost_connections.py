@@ -15,9 +15,10 @@ from tasker.core import OrchestrationCore
 from tasker.database.connection import Database
 from tasker.executors.executor import ORCHESTRATION_KINDS
 from tasker.executors.stop import StopSignal
-from tests.integration.executors.engine import Engine, wait_for
+from tests.integration.executors.engine import Engine
 from tests.integration.executors.proxy import AnswerLosingProxy
 from tests.integration.executors.test_running_steps import chain
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -129,7 +130,7 @@ def test_an_executor_that_was_declared_lost_registers_anew_and_drops_what_it_hel
     thread.start()
     started.wait(20)
     _declare_lost(engine)
-    wait_for(lambda: executor.incarnation is not before, "a heartbeat that is told")
+    wait_until(lambda: executor.incarnation is not before, "a heartbeat that is told")
     # The sweep gives its step to others, here to its own next incarnation.
     engine.connection.execute(
         'SELECT tasker.recover_lost_steps(\'{"limit": 100, "lease_seconds": 0, "max_losses": 5}\')'
@@ -152,7 +153,7 @@ def test_waiting_for_a_database_ends_with_the_grace_period(engine: Engine, taske
     loop = engine.loop(executor)
     thread = threading.Thread(target=loop.run)
     thread.start()
-    wait_for(lambda: executor.incarnation.registered, "registration")
+    wait_until(lambda: executor.incarnation.registered, "registration")
     tasker_server.drop(url)
     began = time.monotonic()
     engine.stop.set()
@@ -193,7 +194,7 @@ def test_a_loop_that_is_stopped_before_the_database_ever_answered_ends(engine: E
     ended: list[str] = []
     thread = threading.Thread(target=lambda: ended.append(loop.run().ended))
     thread.start()
-    wait_for(lambda: engine.circuits.get("database").failures > 0, "a first attempt")
+    wait_until(lambda: engine.circuits.get("database").failures > 0, "a first attempt")
     stop.set()
     thread.join(20)
     loop.close()

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.executors.engine import Engine, wait_for
+from tests.integration.executors.engine import Engine
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -64,9 +65,9 @@ def test_heartbeats_go_on_while_a_handler_takes_long(engine: Engine) -> None:
                 return connection.execute("SELECT heartbeat_at, oldest_call_no FROM tasker.executors").fetchone()
 
         first = heartbeat()
-        wait_for(lambda: heartbeat()[0] > first[0], "a heartbeat")
+        wait_until(lambda: heartbeat()[0] > first[0], "a heartbeat")
         second = heartbeat()
-        wait_for(lambda: heartbeat()[0] > second[0], "another")
+        wait_until(lambda: heartbeat()[0] > second[0], "another")
         seen.append(heartbeat()[1])
 
     engine.workflow({"name": "only", "handler": patient})
@@ -82,7 +83,7 @@ def test_durations_are_reported_early_where_none_is_known(engine: Engine) -> Non
     engine.create(60)
     loop = engine.loop(engine.executor(), heartbeat_seconds=60)
     loop.run_until_idle()
-    wait_for(lambda: engine.value("SELECT expected_ms FROM tasker.named_steps") is not None, "an early heartbeat")
+    wait_until(lambda: engine.value("SELECT expected_ms FROM tasker.named_steps") is not None, "an early heartbeat")
     loop.close()
 
     assert engine.value("SELECT expected_ms FROM tasker.named_steps") < 1000

@@ -12,9 +12,10 @@ import pytest
 
 from tasker.database.connection import Database
 from tasker.executors.stop import StopSignal
-from tests.integration.executors.engine import Engine, wait_for
+from tests.integration.executors.engine import Engine
 from tests.integration.executors.test_running_steps import chain
 from tests.silent_proxy import SilentProxy
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -85,7 +86,10 @@ def test_a_release_that_is_never_answered_is_repeated_and_counts_once(engine: En
         thread.start()
         runs.wait(20)
         engine.stop.set()
-        wait_for(lambda: engine.value("SELECT count(*) FROM tasker.workflow_steps WHERE state = 'enqueued'") == 2)
+        wait_until(
+            lambda: engine.value("SELECT count(*) FROM tasker.workflow_steps WHERE state = 'enqueued'") == 2,
+            "the others to be given back",
+        )
         may_end.set()
         thread.join(20)
         assert not thread.is_alive()
@@ -122,10 +126,10 @@ def test_heartbeats_go_on_over_another_connection(engine: Engine) -> None:
         thread = threading.Thread(target=loop.run_until_idle)
         thread.start()
         runs.wait(20)
-        wait_for(lambda: proxy.silenced, "the silence")
+        wait_until(lambda: proxy.silenced, "the silence")
         silent_since = engine.value("SELECT clock_timestamp()")
         # A lease that had passed meanwhile would be another test: here the same executor is heard of again.
-        wait_for(lambda: engine.value("SELECT heartbeat_at FROM tasker.executors") > silent_since, "a heartbeat")
+        wait_until(lambda: engine.value("SELECT heartbeat_at FROM tasker.executors") > silent_since, "a heartbeat")
         may_end.set()
         thread.join(20)
         assert not thread.is_alive()
@@ -144,7 +148,7 @@ def test_a_heartbeat_that_is_not_answered_does_not_keep_a_loop_from_ending(engin
     ):
         loop = engine.loop(engine.executor(), heartbeat_seconds=0.05, database=patient)
         loop.run(lifetime_seconds=0.1)
-        wait_for(lambda: proxy.silenced, "the silence")
+        wait_until(lambda: proxy.silenced, "the silence")
         thread = threading.Thread(target=loop.close)
         thread.start()
         thread.join(20)
@@ -170,7 +174,10 @@ def test_a_loop_that_is_told_to_stop_ends_although_nothing_answers_any_more(engi
         loop = engine.loop(executor, heartbeat_seconds=0.05, database=patient)
         thread = threading.Thread(target=lambda: (loop.run(), loop.close()))
         thread.start()
-        wait_for(lambda: runs.is_set() if running else executor.counters.snapshot().get("empty_claims"))
+        wait_until(
+            lambda: runs.is_set() if running else executor.counters.snapshot().get("empty_claims"),
+            "work, or none",
+        )
         proxy.die()
         engine.stop.set()
         may_end.set()
@@ -205,7 +212,7 @@ def test_a_commit_that_is_never_answered_leaves_no_locks_behind(engine: Engine, 
         with engine.database.connect(application_name="the user") as user, user.transaction():
             user.execute("SELECT FROM tasker.tasks WHERE task_uuid = %s FOR UPDATE", (task,))
             thread.start()
-            wait_for(lambda: executor.counters.snapshot().get("busy"), "the outcome to be set aside")
+            wait_until(lambda: executor.counters.snapshot().get("busy"), "the outcome to be set aside")
         thread.join(30)
         assert not thread.is_alive()
         loop.close()

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tasker.database import functions
-from tests.integration.executors.engine import Engine, wait_for
+from tests.integration.executors.engine import Engine
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -42,7 +43,7 @@ def test_an_idle_loop_ends_within_milliseconds_of_the_signal(engine: Engine) -> 
 
     thread = threading.Thread(target=work)
     thread.start()
-    wait_for(lambda: executor.counters.snapshot().get("empty_claims", 0) > 2)
+    wait_until(lambda: executor.counters.snapshot().get("empty_claims", 0) > 2, "three empty claims")
     told = time.monotonic()
     engine.stop.set()
     thread.join(20)
@@ -65,7 +66,10 @@ def test_what_runs_is_finished_and_what_has_not_started_is_given_back(engine: En
     runs.wait(20)
     engine.stop.set()
     # At once, while the first still runs.
-    wait_for(lambda: engine.value("SELECT count(*) FROM tasker.workflow_steps WHERE state = 'enqueued'") == 9)
+    wait_until(
+        lambda: engine.value("SELECT count(*) FROM tasker.workflow_steps WHERE state = 'enqueued'") == 9,
+        "the others to be given back",
+    )
     may_end.set()
     thread.join(20)
 
@@ -144,7 +148,7 @@ def test_a_stop_request_in_the_database_ends_the_executor_it_names(engine: Engin
     statistics: list[Any] = []
     thread = threading.Thread(target=lambda: statistics.append(loop.run()))
     thread.start()
-    wait_for(lambda: executor.incarnation.registered)
+    wait_until(lambda: executor.incarnation.registered, "registration")
     request = {"executor": executor.incarnation.executor}
     functions.run(engine.connection, functions.request_executor_stop(request))
     thread.join(20)

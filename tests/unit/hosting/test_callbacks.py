@@ -15,7 +15,7 @@ from tasker.errors import NotFound
 from tasker.executors.stop import StopSignal
 from tasker.hosting.callbacks import CallbackReceiver
 from tasker.hosting.delegation import STEP_FAILED, STEP_SUCCEEDED, CelerySteps, StepApp
-from tests.e2e.harness import wait_until
+from tests.waiting import wait_until
 
 STEP = {"task_uuid": "t", "step_uuid": "s", "position": 0, "map_index": 0, "fence": 1, "executor": "e"}
 

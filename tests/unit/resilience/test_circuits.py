@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
 from tasker.errors import CircuitOpen
 from tasker.resilience.circuits import CircuitBreakers, CircuitConfig
 from tasker.resilience.reconnecting import GaveUp, retry_connection
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.circuit_breaker
 
@@ -40,14 +40,15 @@ def test_an_open_circuit_lets_a_call_try_after_its_timeout_and_closes_after_succ
     circuit = CircuitBreakers({"mail": config}).get("mail")
     with pytest.raises(ConnectionError):
         circuit.call(fail)
-    deadline = time.monotonic() + 10
-    while True:
+
+    def lets_a_call_try() -> bool:
         try:
             circuit.call(lambda: None)
-            break
         except CircuitOpen:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+            return False
+        return True
+
+    wait_until(lets_a_call_try, "the circuit to let a call try")
     assert circuit.state == "half_open"
     circuit.call(lambda: None)
     assert circuit.state == "closed"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tasker.database import functions
-from tests.integration.executors.engine import wait_for
 from tests.integration.executors.failures.kinds import Kind, Kinds, cancelled, failed, held, paused
 from tests.integration.executors.matrix import BY_HAND, Bench, Expected
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -60,10 +60,10 @@ def _(bench: Bench) -> None:
 def _(bench: Bench) -> None:
     number = len(bench.cases)
     with bench.working():
-        wait_for(lambda: len(bench.sent) == number, "every task to be sent")
+        wait_until(lambda: len(bench.sent) == number, "every task to be sent")
         bench.clock.advance(seconds=61)
         bench.run_orchestration()
-        wait_for(lambda: len(bench.sent) == 2 * number, "every task to be sent again")
+        wait_until(lambda: len(bench.sent) == 2 * number, "every task to be sent again")
     assert {step.executor for step in bench.sent[:number]} == {step.executor for step in bench.sent[number:]}
     for step in bench.sent[:number]:
         bench.answer(step, status="complete", results={"late": True})

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.executors.engine import wait_for
 from tests.integration.executors.failures.kinds import Kind, Kinds, failed, queued, sleep, wait
 from tests.integration.executors.matrix import Bench, Expected
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -36,7 +36,10 @@ def _(bench: Bench) -> None:
         bench.wait_until_held()
         bench.lose_executors()
         with bench.working(heartbeat_seconds=3600):
-            wait_for(lambda: sum(bench.runs[case.task, case.place] for case in bench.cases) == 2 * len(bench.cases))
+            wait_until(
+                lambda: sum(bench.runs[case.task, case.place] for case in bench.cases) == 2 * len(bench.cases),
+                "every step to run again",
+            )
             bench.lose_executors(max_losses=2)
             bench.run()
             bench.check(failed("poison", runs=2, losses=2))
