@@ -120,11 +120,6 @@ class ExecutorLoop:
             slot.executor.wake = functools.partial(self._poke, slot)
             slot.executor.beat_soon = heartbeat.soon
 
-    @property
-    def executors(self) -> tuple[RegisteredExecutor, ...]:
-        """What it drains."""
-        return tuple(slot.executor for slot in self._slots)
-
     # -- running --------------------------------------------------------------------------------------------------
 
     def run(self, lifetime_seconds: float | None = None) -> LoopStatistics:

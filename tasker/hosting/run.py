@@ -7,11 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasker.executors.statistics import LoopStatistics
 from tasker.executors.wake import Raised
 from tasker.hosting.host import WorkerHost
 from tasker.hosting.roles import Role
-from tasker.hosting.tally import Tally
 from tasker.hosting.termination import termination_caught
 from tasker.hosting.watching import AnyOf, Readable
 from tasker.messaging.queues import queue_name
@@ -28,29 +26,19 @@ TERMINATION_GRACE_SECONDS = 10.0
 """How long a pool process that was sent SIGTERM may take to finish or give back what it holds."""
 
 
-def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role, tally: Tally | None) -> dict[str, Any]:
-    """Serve until the lifetime is over, the worker stops or is drained, or somebody else needs the slot.
-
-    Args:
-        core: this process's.
-        host: the worker.
-        role: what to run.
-        tally: where to count what is done; ``None``: nowhere.
+def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict[str, Any]:
+    """Serve until the lifetime is over, the worker stops, or somebody else needs the slot.
 
     Returns:
         The loop's statistics.
     """
-    if host.yields.drained:
-        return LoopStatistics(ended="drained").as_dict()
     if host.pool == "solo":
-        return _run_solo(core, host, role, tally)
+        return _run_solo(core, host, role)
     with ExitStack() as stack:
         stop = stack.enter_context(_stop_of(host))
         ticket = host.yields.ticket()
         loop = _build(core, host, role, stop, ticket)
         stack.callback(loop.close)
-        if tally is not None:
-            tally.follow(loop)
         while True:
             statistics = loop.run(core.settings.orchestration.executor_lifetime_seconds)
             # Between two of the worker's connections to the broker nobody would start a successor.
@@ -74,9 +62,7 @@ def _stop_of(host: WorkerHost) -> Iterator[Raised]:
 
 def _build(core: OrchestrationCore, host: WorkerHost, role: Role, stop: Raised, yield_signal: Raised) -> ExecutorLoop:
     queues = [queue_name(namespace) for namespace in role.namespaces]
-    return core.build_loop(
-        role.kinds, queues, stop=stop, yield_signal=yield_signal, worker=host.hostname, sink=host.events
-    )
+    return core.build_loop(role.kinds, queues, stop=stop, yield_signal=yield_signal, worker=host.hostname)
 
 
 # -- solo -----------------------------------------------------------------------------------------------------
@@ -92,7 +78,7 @@ class _Kept:
 _kept: dict[str, _Kept] = {}
 
 
-def _run_solo(core: OrchestrationCore, host: WorkerHost, role: Role, tally: Tally | None) -> dict[str, Any]:
+def _run_solo(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict[str, Any]:
     """One short run of a loop that is kept, with its connection, from run to run.
 
     It yields as soon as the worker's main loop, which it blocks, has something to read.
@@ -102,8 +88,6 @@ def _run_solo(core: OrchestrationCore, host: WorkerHost, role: Role, tally: Tall
         close_kept(host.hostname)
         main_loop = Readable()
         kept = _kept[host.hostname] = _Kept(role, _build(core, host, role, host.stop, main_loop), main_loop)
-    if tally is not None:
-        tally.follow(kept.loop)
     kept.main_loop.watch(host.main_loop())
     return kept.loop.run(SOLO_LIFETIME_SECONDS).as_dict()
 

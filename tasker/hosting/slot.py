@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from tasker.hosting.roles import Role
-from tasker.hosting.tally import Tally
 
 RESTART_SECONDS = 0.001
 """Between two occupants. In a solo pool an executor blocks the main loop: this lets it read its sockets in between."""
@@ -48,16 +47,10 @@ class Occupant:
 
 
 class Slot:
-    """A slot of the worker's pool, its role, and who fills it at present.
+    """A slot of the worker's pool, its role, and who fills it at present."""
 
-    Args:
-        role: what it runs.
-        tally: where its executors count what they do; ``None``: nowhere.
-    """
-
-    def __init__(self, role: Role, tally: Tally | None = None) -> None:
+    def __init__(self, role: Role) -> None:
         self.role = role
-        self.tally = tally
         self.occupant: Occupant | None = None
         self.not_before = 0.0
         """``time.monotonic()`` before which it is not filled again: executors that fail at once must not spin."""
