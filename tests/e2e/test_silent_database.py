@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e import workflows
 from tests.e2e.fixtures import MakeCluster
-from tests.silent_proxy import SilentProxy
+from tests.proxies import SilentProxy
 from tests.waiting import wait_until
 
 POOLS = pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])

@@ -18,7 +18,7 @@ from tasker.database import function_files, migrations
 from tasker.database.migrations import SchemaState
 from tasker.database.scratch import ScratchDatabases
 from tasker.errors import SchemaVersionError
-from tests.integration.executors.proxy import AnswerLosingProxy
+from tests.proxies import AnswerLosingProxy
 from tests.schema_kit import schema_of
 from tests.sql_kit import CHAIN, Core
 
@@ -339,11 +339,10 @@ def test_releases_are_compared_as_numbers(empty_url: str, release: Release) -> N
 
 
 def test_a_migration_whose_connection_is_lost_is_psycopgs_error_and_leaves_nothing(empty_url: str) -> None:
-    proxy = AnswerLosingProxy(empty_url, lambda message: b"schema_releases" in message and b"CREATE TABLE" in message)
-    try:
-        with pytest.raises(psycopg.OperationalError):
-            migrations.migrate(proxy.url)
-    finally:
-        proxy.close()
+    def loses(message: bytes) -> bool:
+        return b"schema_releases" in message and b"CREATE TABLE" in message
+
+    with AnswerLosingProxy(empty_url, loses) as proxy, pytest.raises(psycopg.OperationalError):
+        migrations.migrate(proxy.url)
     assert proxy.lost == 1
     assert migrations.status(empty_url).state is SchemaState.EMPTY

@@ -27,7 +27,7 @@ from tasker.messaging.transport.address import broker_url_of
 from tasker.messaging.transport.registration import register
 from tasker.resilience import answer_timeout
 from tasker.resilience.answer_timeout import AnswerTimeout, hurry_no_more, hurry_when
-from tests.silent_proxy import SilentProxy
+from tests.proxies import SilentProxy
 from tests.sql_kit import CHAIN, Core
 from tests.waiting import wait_until
 

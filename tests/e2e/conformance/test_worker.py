@@ -11,7 +11,7 @@ import pytest
 
 from tasker.database import functions
 from tests.e2e.conformance.kit import PARTNER, Site, step
-from tests.integration.executors.proxy import AnswerLosingProxy
+from tests.proxies import AnswerLosingProxy
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
@@ -310,14 +310,11 @@ def test_a_call_whose_answer_is_lost_after_its_commit_counts_once(site: Site, fu
     )
     tasks = site.create(1, 2, 3)
     # An empty claim leaves no receipt: the first that finds something is there when it starts.
-    proxy = AnswerLosingProxy(site.worker_url, lambda message: b"tasker." + function in message)
-    try:
+    with AnswerLosingProxy(site.worker_url, lambda message: b"tasker." + function in message) as proxy:
         partner = site.partner(url=proxy.url, TASKER_GRACE_SECONDS="0.3")
         gate.wait_for(3)
         assert partner.terminate() == 0
         assert proxy.lost == 1
-    finally:
-        proxy.close()
 
     assert Counter(state for task in tasks for state in site.sql.states(task).values()) == {
         "complete": 15,

@@ -10,7 +10,7 @@ import pytest
 from tasker.database.connection import Database
 from tasker.executors import outcomes, watchdog
 from tests.integration.executors.engine import Engine
-from tests.integration.executors.test_running_steps import chain
+from tests.integration.executors.steps import chain
 
 pytestmark = pytest.mark.orchestration
 

@@ -21,7 +21,7 @@ from tasker.executors.executor import Executor, ExecutorKind
 from tasker.executors.stop import StopSignal
 from tests.embedded_support import kill_postmaster, server_folder
 from tests.integration.executors.engine import Engine
-from tests.integration.executors.test_running_steps import chain
+from tests.integration.executors.steps import chain
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tasker.database import functions
 from tasker.errors import PermanentError, RetryableError, StepCancelled
 from tests.integration.executors.engine import Engine
 from tests.waiting import wait_until
@@ -184,6 +185,20 @@ def test_a_late_result_of_a_step_that_timed_out_is_dropped(engine: Engine) -> No
     assert (step["state"], step["results"]) == ("error", None)
 
 
+def _run_and_cancel(engine: Engine, task: str, running: threading.Event) -> None:
+    """Run what there is; a task is cancelled once its handler says that it runs."""
+
+    def cancel() -> None:
+        running.wait(20)
+        with engine.database.connect() as connection:
+            functions.run(connection, functions.cancel_tasks({"task_uuids": [task], "by": "test", "reason": "test"}))
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    engine.run_until_idle()
+    thread.join()
+
+
 def test_a_cancelled_step_learns_of_it_from_check_cancelled(engine: Engine) -> None:
     running = threading.Event()
     reasons: list[str | None] = []
@@ -200,18 +215,7 @@ def test_a_cancelled_step_learns_of_it_from_check_cancelled(engine: Engine) -> N
 
     engine.workflow({"name": "only", "handler": patient})
     (task,) = engine.create()
-
-    def cancel() -> None:
-        running.wait(20)
-        with engine.database.connect() as connection:
-            from tasker.database import functions
-
-            functions.run(connection, functions.cancel_tasks({"task_uuids": [task], "by": "test", "reason": "test"}))
-
-    thread = threading.Thread(target=cancel)
-    thread.start()
-    engine.run_until_idle()
-    thread.join()
+    _run_and_cancel(engine, task, running)
 
     assert reasons == ["cancelled"]
     assert engine.step(task)["state"] == "cancelled"
@@ -232,18 +236,7 @@ def test_a_cancelled_async_step_gets_a_cancelled_error(engine: Engine) -> None:
 
     engine.workflow({"name": "only", "handler": patient})
     (task,) = engine.create()
-
-    def cancel() -> None:
-        running.wait(20)
-        with engine.database.connect() as connection:
-            from tasker.database import functions
-
-            functions.run(connection, functions.cancel_tasks({"task_uuids": [task], "by": "test", "reason": "test"}))
-
-    thread = threading.Thread(target=cancel)
-    thread.start()
-    engine.run_until_idle()
-    thread.join()
+    _run_and_cancel(engine, task, running)
 
     wait_until(lambda: seen == ["cancelled"], "the handler to be cancelled")
     assert engine.step(task)["state"] == "cancelled"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -16,46 +17,25 @@ from tasker.database.connection import Database
 from tasker.executors.executor import ORCHESTRATION_KINDS
 from tasker.executors.stop import StopSignal
 from tests.integration.executors.engine import Engine
-from tests.integration.executors.proxy import AnswerLosingProxy
-from tests.integration.executors.test_running_steps import chain
+from tests.integration.executors.steps import CountedChain, chain
+from tests.proxies import AnswerLosingProxy, nth
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
 
 @pytest.mark.parametrize("function", [b"complete_steps", b"claim_steps"])
-@pytest.mark.parametrize("nth", [1, 2, 3])
-def test_a_call_whose_answer_is_lost_after_its_commit_counts_once(engine: Engine, function: bytes, nth: int) -> None:
-    runs: Counter[tuple[str, str]] = Counter()
-
-    def handler(ctx: Any) -> Any:
-        runs[ctx.task_uuid, ctx.step_name] += 1
-        return {}
-
-    engine.workflow(*chain(handler, handler, handler, handler))
-    engine.create(5)
-    calls = 0
-
-    def loses(message: bytes) -> bool:
-        nonlocal calls
-        calls += function in message
-        return function in message and calls == nth
-
-    proxy = AnswerLosingProxy(engine.database.url, loses)
-    database = Database(proxy.url)
-    try:
-        executor = engine.executor(database=database)
-        engine.run_until_idle(executor)
-    finally:
-        database.close()
-        proxy.close()
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_call_whose_answer_is_lost_after_its_commit_counts_once(engine: Engine, function: bytes, number: int) -> None:
+    counted = CountedChain(engine, 5)
+    with (
+        AnswerLosingProxy(engine.database.url, nth(function, number)) as proxy,
+        closing(Database(proxy.url)) as database,
+    ):
+        engine.run_until_idle(engine.executor(database=database))
 
     assert proxy.lost == 1
-    assert engine.task_states() == {"complete": 5}
-    assert set(runs.values()) == {1}
-    assert len(runs) == 20
-    assert engine.value("SELECT count(*) FROM tasker.workflow_step_transitions WHERE to_state = 'complete'") == 20
-    assert engine.receipts() == 0
+    counted.check_once()
 
 
 @pytest.mark.parametrize("backends", ["tasker step_executor%", "%"])

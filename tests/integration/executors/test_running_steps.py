@@ -7,17 +7,10 @@ from typing import Any
 import pytest
 
 from tests.integration.executors.engine import Engine
+from tests.integration.executors.steps import chain
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
-
-
-def chain(*handlers: Any) -> list[dict[str, Any]]:
-    """Steps that each depend on the one before."""
-    return [
-        {"name": f"step_{index}", "handler": handler, "depends_on": [f"step_{index - 1}"] if index else []}
-        for index, handler in enumerate(handlers)
-    ]
 
 
 def test_a_chain_runs_to_its_end_and_leaves_nothing_behind(engine: Engine) -> None:

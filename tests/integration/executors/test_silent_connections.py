@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +12,8 @@ import pytest
 from tasker.database.connection import Database
 from tasker.executors.stop import StopSignal
 from tests.integration.executors.engine import Engine
-from tests.integration.executors.test_running_steps import chain
-from tests.silent_proxy import SilentProxy
+from tests.integration.executors.steps import CountedChain, HeldStep
+from tests.proxies import SilentProxy, nth
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
@@ -36,45 +35,21 @@ def reached_through(proxy: SilentProxy, **timeouts: Any) -> Iterator[Database]:
 def test_a_call_that_is_never_answered_is_repeated_and_counts_once(
     engine: Engine, function: bytes, arrives: bool
 ) -> None:
-    runs: Counter[tuple[str, str]] = Counter()
-
-    def handler(ctx: Any) -> Any:
-        runs[ctx.task_uuid, ctx.step_name] += 1
-        return {}
-
-    engine.workflow(*chain(handler, handler, handler, handler))
-    engine.create(5)
-    calls = 0
-
-    def silences(message: bytes) -> bool:
-        nonlocal calls
-        calls += function in message
-        return function in message and calls == 2
-
+    counted = CountedChain(engine, 5)
     with (
-        SilentProxy(engine.database.url, silences, arrives=arrives) as proxy,
+        SilentProxy(engine.database.url, nth(function, 2), arrives=arrives) as proxy,
         reached_through(proxy, **IMPATIENT) as database,
     ):
         engine.run_until_idle(engine.executor(database=database))
 
     assert proxy.silenced == 1
-    assert engine.task_states() == {"complete": 5}
-    assert set(runs.values()) == {1}
-    assert len(runs) == 20
-    assert engine.value("SELECT count(*) FROM tasker.workflow_step_transitions WHERE to_state = 'complete'") == 20
-    assert engine.receipts() == 0
+    counted.check_once()
 
 
 @pytest.mark.parametrize("arrives", [True, False], ids=["carried out", "never arrived"])
 def test_a_release_that_is_never_answered_is_repeated_and_counts_once(engine: Engine, arrives: bool) -> None:
-    runs, may_end = threading.Event(), threading.Event()
-
-    def handler(ctx: Any) -> Any:
-        runs.set()
-        may_end.wait(20)
-        return {}
-
-    engine.workflow({"name": "only", "handler": handler})
+    held = HeldStep()
+    engine.workflow({"name": "only", "handler": held.handle})
     engine.connection.execute("UPDATE tasker.named_steps SET expected_ms = 0.1")
     tasks = engine.create(3)
     with (
@@ -84,13 +59,13 @@ def test_a_release_that_is_never_answered_is_repeated_and_counts_once(engine: En
         loop = engine.loop(engine.executor(database=database))
         thread = threading.Thread(target=lambda: (loop.run(), loop.close()))
         thread.start()
-        runs.wait(20)
+        held.runs.wait(20)
         engine.stop.set()
         wait_until(
             lambda: engine.value("SELECT count(*) FROM tasker.workflow_steps WHERE state = 'enqueued'") == 2,
             "the others to be given back",
         )
-        may_end.set()
+        held.may_end.set()
         thread.join(20)
         assert not thread.is_alive()
 
@@ -100,24 +75,11 @@ def test_a_release_that_is_never_answered_is_repeated_and_counts_once(engine: En
 
 
 def test_heartbeats_go_on_over_another_connection(engine: Engine) -> None:
-    runs, may_end = threading.Event(), threading.Event()
-
-    def handler(ctx: Any) -> Any:
-        runs.set()
-        may_end.wait(20)
-        return {}
-
-    engine.workflow({"name": "only", "handler": handler})
+    held = HeldStep()
+    engine.workflow({"name": "only", "handler": held.handle})
     engine.create()
-    beats = 0
-
-    def silences(message: bytes) -> bool:
-        nonlocal beats
-        beats += b"tasker.heartbeat" in message
-        return beats == 2
-
     with (
-        SilentProxy(engine.database.url, silences, arrives=False) as proxy,
+        SilentProxy(engine.database.url, nth(b"tasker.heartbeat", 2), arrives=False) as proxy,
         reached_through(proxy) as patient,
     ):
         executor = engine.executor()
@@ -125,12 +87,12 @@ def test_heartbeats_go_on_over_another_connection(engine: Engine) -> None:
         loop = engine.loop(executor, heartbeat_seconds=0.05, heartbeat_patience_seconds=0.3, database=patient)
         thread = threading.Thread(target=loop.run_until_idle)
         thread.start()
-        runs.wait(20)
+        held.runs.wait(20)
         wait_until(lambda: proxy.silenced, "the silence")
         silent_since = engine.value("SELECT clock_timestamp()")
         # A lease that had passed meanwhile would be another test: here the same executor is heard of again.
         wait_until(lambda: engine.value("SELECT heartbeat_at FROM tasker.executors") > silent_since, "a heartbeat")
-        may_end.set()
+        held.may_end.set()
         thread.join(20)
         assert not thread.is_alive()
         loop.close()
@@ -160,14 +122,8 @@ def test_a_heartbeat_that_is_not_answered_does_not_keep_a_loop_from_ending(engin
 @pytest.mark.parametrize("running", [True, False], ids=["with a step", "idle"])
 def test_a_loop_that_is_told_to_stop_ends_although_nothing_answers_any_more(engine: Engine, running: bool) -> None:
     """With the time-outs as they are by default: it is the stop that cuts the waiting short."""
-    runs, may_end = threading.Event(), threading.Event()
-
-    def handler(ctx: Any) -> Any:
-        runs.set()
-        may_end.wait(30)
-        return {}
-
-    engine.workflow({"name": "only", "handler": handler})
+    held = HeldStep()
+    engine.workflow({"name": "only", "handler": held.handle})
     tasks = engine.create(int(running))
     with SilentProxy(engine.database.url) as proxy, reached_through(proxy) as patient:
         executor = engine.executor(database=patient, grace_seconds=1)
@@ -175,12 +131,12 @@ def test_a_loop_that_is_told_to_stop_ends_although_nothing_answers_any_more(engi
         thread = threading.Thread(target=lambda: (loop.run(), loop.close()))
         thread.start()
         wait_until(
-            lambda: runs.is_set() if running else executor.counters.snapshot().get("empty_claims"),
+            lambda: held.runs.is_set() if running else executor.counters.snapshot().get("empty_claims"),
             "work, or none",
         )
         proxy.die()
         engine.stop.set()
-        may_end.set()
+        held.may_end.set()
         thread.join(30)
         assert not thread.is_alive()
 

@@ -13,6 +13,7 @@ import pytest
 
 from tasker.database import functions
 from tests.integration.executors.engine import Engine
+from tests.integration.executors.steps import HeldStep
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
@@ -52,25 +53,19 @@ def test_an_idle_loop_ends_within_milliseconds_of_the_signal(engine: Engine) -> 
 
 
 def test_what_runs_is_finished_and_what_has_not_started_is_given_back(engine: Engine) -> None:
-    runs, may_end = threading.Event(), threading.Event()
-
-    def handler(ctx: Any) -> Any:
-        runs.set()
-        may_end.wait(20)
-        return {"done": True}
-
-    engine.workflow({"name": "only", "handler": handler})
+    held = HeldStep()
+    engine.workflow({"name": "only", "handler": held.handle})
     engine.connection.execute("UPDATE tasker.named_steps SET expected_ms = 0.1")
     tasks = engine.create(10)
     _executor, _loop, thread = _run(engine)
-    runs.wait(20)
+    held.runs.wait(20)
     engine.stop.set()
     # At once, while the first still runs.
     wait_until(
         lambda: engine.value("SELECT count(*) FROM tasker.workflow_steps WHERE state = 'enqueued'") == 9,
         "the others to be given back",
     )
-    may_end.set()
+    held.may_end.set()
     thread.join(20)
 
     assert engine.task_states() == {"complete": 1, "in_progress": 9}
