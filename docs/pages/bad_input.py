@@ -27,7 +27,11 @@ from tasker.workflows.contexts import check_context
 from tasker.workflows.loading import load_template
 from tasker.workflows.problems import InvalidTemplate
 from tasker.workflows.schemas import Schema
-from tests.integration import bad_input_cases as cases
+from tests.integration.bad_input.calls import BAD_IDENTIFIERS, BAD_SIZES, BAD_VALUES
+from tests.integration.bad_input.commands import BAD_COMMANDS, BadCommand
+from tests.integration.bad_input.messages import BAD_MESSAGES, send_bad
+from tests.integration.bad_input.shop import LIMIT, RETURNED, SHOP_QUEUE, Shop, shop_at
+from tests.integration.bad_input.statements import BAD_SQL, BadSql
 from tests.integration.sql import test_creating_tasks as by_sql
 from tests.integration.test_client_creating import REFUSED, shop
 from tests.sql_kit import CHAIN, Core
@@ -55,7 +59,7 @@ steps of the batch are not touched.
 
 SIZES = f"""
 The limits are [settings](settings.md): `system.max_context_bytes` and `system.max_result_bytes` (1 MiB each; here
-{cases.LIMIT:,} bytes), `pgmq.max_message_bytes` (2 MiB; here {4 * cases.LIMIT:,}), and 200 levels of nesting.
+{LIMIT:,} bytes), `pgmq.max_message_bytes` (2 MiB; here {4 * LIMIT:,}), and 200 levels of nesting.
 """
 
 _UUID = re.compile(r"(?!00000000-)[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
@@ -69,18 +73,18 @@ def make(create: Create) -> str:
     Args:
         create: makes a migrated database, and returns its URL.
     """
-    with cases.shop_at(create()) as place:
+    with shop_at(create()) as place:
         task, answer = place.charge()
         calls = {
             name: [[each.case, code(each.call), _raised(lambda each=each: each.do(place, task))] for each in group]
             for name, group in (
-                ("Identifiers", cases.BAD_IDENTIFIERS),
-                ("Sizes", cases.BAD_SIZES),
-                ("Values", cases.BAD_VALUES),
+                ("Identifiers", BAD_IDENTIFIERS),
+                ("Sizes", BAD_SIZES),
+                ("Values", BAD_VALUES),
             )
         }
-        statements = [[each.case, _sql(place, each, str(task.task_uuid))] for each in cases.BAD_SQL]
-        commands = [_command(place.url, each) for each in cases.BAD_COMMANDS]
+        statements = [[each.case, _sql(place, each, str(task.task_uuid))] for each in BAD_SQL]
+        commands = [_command(place.url, each) for each in BAD_COMMANDS]
         messages = _messages(place, answer)
         returned = _returned(place)
     head = ["what", "how", "error"]
@@ -195,23 +199,23 @@ def _sql_requests(url: str) -> list[list[str]]:
     return rows
 
 
-def _messages(place: cases.Shop, answer: dict[str, object]) -> list[str]:
+def _messages(place: Shop, answer: dict[str, object]) -> list[str]:
     parts = []
-    for queue, bad_ones in cases.BAD_MESSAGES.items():
-        sent = {place_of: bad for bad in bad_ones for place_of in [cases.send_bad(place, queue, bad, answer)]}
+    for queue, bad_ones in BAD_MESSAGES.items():
+        sent = {place_of: bad for bad in bad_ones for place_of in [send_bad(place, queue, bad, answer)]}
         place.run()
         letters = place.dead_letters()
         rows = []
         for msg_id, bad in sent.items():
             reason, why = letters[queue, msg_id]
             rows.append([bad.case, code(reason), "" if why is None else _shown(why)])
-        name = "a step queue, such as `shop_queue`" if queue == cases.SHOP_QUEUE else code(queue)
+        name = "a step queue, such as `shop_queue`" if queue == SHOP_QUEUE else code(queue)
         parts += [f"On {name}:", table(["what", "reason", "why"], rows)]
     return parts
 
 
-def _returned(place: cases.Shop) -> list[list[str]]:
-    tasks = {what: place.client.create("shop", "order", {"returns": what}) for what in cases.RETURNED}
+def _returned(place: Shop) -> list[list[str]]:
+    tasks = {what: place.client.create("shop", "order", {"returns": what}) for what in RETURNED}
     place.run()
     rows = []
     for what, task in tasks.items():
@@ -220,7 +224,7 @@ def _returned(place: cases.Shop) -> list[list[str]]:
     return rows
 
 
-def _sql(place: cases.Shop, bad: cases.BadSql, task_uuid: str) -> str:
+def _sql(place: Shop, bad: BadSql, task_uuid: str) -> str:
     try:
         place.rows(bad.statement.replace("TASK", task_uuid))
     except psycopg.Error as error:
@@ -228,7 +232,7 @@ def _sql(place: cases.Shop, bad: cases.BadSql, task_uuid: str) -> str:
     raise AssertionError(f"not refused: {bad.statement}")
 
 
-def _command(url: str, bad: cases.BadCommand) -> list[str]:
+def _command(url: str, bad: BadCommand) -> list[str]:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         environment = {**os.environ, "DATABASE_URL": url, "TASKER_ENV": "test"}
         result = CliRunner().invoke(main, bad.arguments, env=environment)

@@ -17,23 +17,11 @@ from tasker import TaskHandle
 from tasker.cli import main
 from tasker.database.scratch import ScratchDatabases
 from tasker.messaging.queues import STEP_RESULTS, TASK_REQUESTS
-from tests.integration.bad_input_cases import (
-    BAD_CALLS,
-    BAD_COMMANDS,
-    BAD_MESSAGES,
-    BAD_SQL,
-    LIMIT,
-    NOBODY,
-    RETURNED,
-    SHOP_QUEUE,
-    BadCall,
-    BadCommand,
-    BadSql,
-    Shop,
-    nested,
-    send_bad,
-    shop_at,
-)
+from tests.integration.bad_input.calls import BAD_CALLS, BadCall
+from tests.integration.bad_input.commands import BAD_COMMANDS, BadCommand
+from tests.integration.bad_input.messages import BAD_MESSAGES, send_bad
+from tests.integration.bad_input.shop import LIMIT, NOBODY, RETURNED, SHOP_QUEUE, Shop, nested, shop_at
+from tests.integration.bad_input.statements import BAD_SQL, BadSql
 from tests.sql_kit import Core
 
 
