@@ -92,6 +92,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class OperationalStateSettings(Section):
+    """How workers end."""
+
+    graceful_shutdown_timeout_seconds: Seconds = Field(
+        30,
+        description="At a warm end of a worker running handlers may go on for so long; then they are interrupted, and"
+        " their steps go back to their queues. What kills workers must wait longer.",
+    )
+    emergency_shutdown_timeout_seconds: Seconds = Field(
+        5, description="The same at a cold end (SIGQUIT, Ctrl-C twice), and for a pool process that is ended alone."
+    )
+
+
 class OrchestrationSettings(Section):
     """How executors are hosted, kept alive and watched."""
 
@@ -121,6 +134,7 @@ class OrchestrationSettings(Section):
     default_claim_timeout_seconds: WholeSeconds = Field(
         60, description="A claim on a task that waits for admission expires after this."
     )
+    operational_state: OperationalStateSettings = OperationalStateSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from tasker.executors.wake import Raised, wait_readable
 
@@ -32,6 +33,8 @@ class GracePeriod:
         self._seconds = seconds
         self._lock = threading.Lock()  # owns _ends_at
         self._ends_at: float | None = None
+        self._hurry: tuple[Callable[[], bool], float] | None = None
+        self._hurried_at: float | None = None
 
     def begin(self, seconds: float | None = None) -> None:
         """Start the period, if it has not begun, with ``seconds`` instead of what was allowed at first.
@@ -42,6 +45,15 @@ class GracePeriod:
             if self._ends_at is None:
                 allowed = self._seconds if seconds is None or self._stop.is_set() else seconds
                 self._ends_at = time.monotonic() + allowed
+
+    def hurry_when(self, asked: Callable[[], bool], seconds: float) -> None:
+        """While ``asked()``, allow at most ``seconds`` from when that was first seen.
+
+        Args:
+            asked: called often, by any thread; it may take back what it said.
+            seconds: what is allowed then.
+        """
+        self._hurry = (asked, seconds)
 
     def shorten(self, seconds: float) -> None:
         """Allow at most ``seconds`` from now on: what is left to do is not worth waiting longer."""
@@ -63,7 +75,16 @@ class GracePeriod:
     def remaining(self) -> float:
         """Seconds left; infinite while the period has not begun."""
         ends_at = self._ends_at
-        return float("inf") if ends_at is None else ends_at - time.monotonic()
+        if ends_at is None:
+            return float("inf")
+        now = time.monotonic()
+        if self._hurry is not None:
+            asked, seconds = self._hurry
+            if asked():
+                if self._hurried_at is None:
+                    self._hurried_at = now
+                ends_at = min(ends_at, self._hurried_at + seconds)
+        return ends_at - now
 
     def patience(self) -> float:
         """How long to wait now for a database that says nothing; 0: make no call any more.

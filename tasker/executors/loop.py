@@ -120,6 +120,16 @@ class ExecutorLoop:
             slot.executor.wake = functools.partial(self._poke, slot)
             slot.executor.beat_soon = heartbeat.soon
 
+    def hurry_when(self, asked: Callable[[], bool], seconds: float) -> None:
+        """Allow executors that are told to stop at most ``seconds`` more while ``asked()``.
+
+        Args:
+            asked: called often, by any thread.
+            seconds: counted from when that is first seen.
+        """
+        for slot in self._slots:
+            slot.executor.grace.hurry_when(asked, seconds)
+
     # -- running --------------------------------------------------------------------------------------------------
 
     def run(self, lifetime_seconds: float | None = None) -> LoopStatistics:

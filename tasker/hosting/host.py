@@ -40,6 +40,15 @@ class WorkerHost:
     detached: SharedByte = field(default_factory=SharedByte)
     """1 while the consumer is between two broker connections: nobody could start a successor, so carry on."""
 
+    cold: SharedByte = field(default_factory=SharedByte)
+    """1 once the worker is to end cold: executors, told to stop, get little time for what still runs."""
+
+    graceful_seconds: float = 30.0
+    """How long handlers may go on at a warm end."""
+
+    emergency_seconds: float = 5.0
+    """The same at a cold one."""
+
     main_loop: Callable[[], Collection[int]] = tuple
     """The descriptors that the worker's main loop reads. In a solo pool the executor yields when one is readable."""
 

@@ -118,6 +118,9 @@ class Hosting:
         pool = pool_of(worker)
         slots = slots_of(worker, pool)
         host = WorkerHost(worker.hostname, pool, slots, executor_slots=slots)
+        ends = settings.orchestration.operational_state
+        host.graceful_seconds = ends.graceful_shutdown_timeout_seconds
+        host.emergency_seconds = ends.emergency_shutdown_timeout_seconds
         if not options.get("queues"):
             host.every_queue_but = frozenset(str_to_list(options.get("exclude_queues")) or ())
             for name in host.also_consumed((ORCHESTRATION_QUEUE, *namespaces)):

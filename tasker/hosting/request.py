@@ -7,6 +7,7 @@ from typing import Any
 from celery.worker.request import Request
 
 from tasker.hosting.host import find_host
+from tasker.hosting.pools import PREFORK
 from tasker.hosting.slot import Occupant
 
 
@@ -35,7 +36,13 @@ class ExecutorRequest(Request):
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
-        """Cancel it on a cold shutdown, but not when the broker's connection is lost: it needs no broker."""
+        """Hurry it at a cold shutdown; leave it alone when the broker's connection is lost: it needs no broker."""
         host = find_host(self.hostname)
-        if host is None or host.stop.is_set():
+        if host is None:
             super().cancel(pool, signal=signal, emit_retry=emit_retry)
+        elif host.stop.is_set():
+            host.cold.value = 1
+            # Threads cannot be signalled. Celery raises then, in its signal handler: on a solo worker that is in the
+            # middle of the step that runs.
+            if host.pool == PREFORK:
+                super().cancel(pool, signal=signal, emit_retry=emit_retry)

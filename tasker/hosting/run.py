@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasker.executors.grace import LAST_WORDS_SECONDS
 from tasker.executors.wake import Raised
 from tasker.hosting.host import WorkerHost
+from tasker.hosting.pools import PREFORK
 from tasker.hosting.roles import Role
 from tasker.hosting.termination import termination_caught
 from tasker.hosting.watching import AnyOf, Readable
@@ -22,8 +24,8 @@ SOLO_LIFETIME_SECONDS = 0.9
 """A solo pool's executor blocks the worker's main loop, which has heartbeats to send and timers to fire. It varies a
 little."""
 
-TERMINATION_GRACE_SECONDS = 10.0
-"""How long a pool process that was sent SIGTERM may take to finish or give back what it holds."""
+LEEWAY_SECONDS = LAST_WORDS_SECONDS + 2.0
+"""How long after its time a pool process that was sent SIGTERM may take to report and give back what it held."""
 
 
 def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict[str, Any]:
@@ -35,9 +37,10 @@ def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict
     if host.pool == "solo":
         return _run_solo(core, host, role)
     with ExitStack() as stack:
-        stop = stack.enter_context(_stop_of(host))
+        stop, hurried = stack.enter_context(_stop_of(host))
         ticket = host.yields.ticket()
         loop = _build(core, host, role, stop, ticket)
+        loop.hurry_when(hurried, host.emergency_seconds)
         stack.callback(loop.close)
         while True:
             statistics = loop.run(core.settings.orchestration.executor_lifetime_seconds)
@@ -47,22 +50,39 @@ def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict
 
 
 @contextmanager
-def _stop_of(host: WorkerHost) -> Iterator[Raised]:
-    """The worker's stop signal; in a process of a prefork pool also SIGTERM to this process alone."""
-    if host.pool != "prefork":
-        yield host.stop
+def _stop_of(host: WorkerHost) -> Iterator[tuple[Raised, Callable[[], bool]]]:
+    """The worker's stop signal, in a process of a prefork pool also SIGTERM to this process; and whether to hurry.
+
+    A process that is sent SIGTERM alone is wanted gone; one of a worker that stops warmly has the time that all have.
+    """
+    if host.pool != PREFORK:
+        yield host.stop, lambda: host.cold.value != 0
         return
-    with termination_caught(TERMINATION_GRACE_SECONDS) as terminated:
+
+    def alone() -> bool:
+        return host.cold.value != 0 or not host.stop.is_set()
+
+    def longest_seconds() -> float:
+        return (host.emergency_seconds if alone() else host.graceful_seconds) + LEEWAY_SECONDS
+
+    with termination_caught(longest_seconds) as terminated:
         either = AnyOf(host.stop, terminated)
         try:
-            yield either
+            yield either, lambda: (terminated.is_set() and alone()) or host.cold.value != 0
         finally:
             either.close()
 
 
 def _build(core: OrchestrationCore, host: WorkerHost, role: Role, stop: Raised, yield_signal: Raised) -> ExecutorLoop:
     queues = [queue_name(namespace) for namespace in role.namespaces]
-    return core.build_loop(role.kinds, queues, stop=stop, yield_signal=yield_signal, worker=host.hostname)
+    return core.build_loop(
+        role.kinds,
+        queues,
+        stop=stop,
+        yield_signal=yield_signal,
+        worker=host.hostname,
+        grace_seconds=host.graceful_seconds,
+    )
 
 
 # -- solo -----------------------------------------------------------------------------------------------------
@@ -88,6 +108,7 @@ def _run_solo(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict[str
         close_kept(host.hostname)
         main_loop = Readable()
         kept = _kept[host.hostname] = _Kept(role, _build(core, host, role, host.stop, main_loop), main_loop)
+        kept.loop.hurry_when(lambda: host.cold.value != 0, host.emergency_seconds)
     kept.main_loop.watch(host.main_loop())
     return kept.loop.run(SOLO_LIFETIME_SECONDS).as_dict()
 

@@ -9,6 +9,7 @@ from typing import Any
 from celery import bootsteps
 
 from tasker.hosting.host import find_host
+from tasker.hosting.pools import SOLO
 from tasker.hosting.resident import CHECK_SECONDS, ResidentExecutors
 from tasker.hosting.run import close_kept
 
@@ -21,15 +22,18 @@ class StopExecutors(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        self._host = find_host(worker.hostname)
-        if self._host is None:
+        self._host = host = find_host(worker.hostname)
+        if host is None:
             return
         # A soft shutdown first sleeps, then sends its signal: executors would work on through the sleep.
         wait = worker.wait_for_soft_shutdown
 
         def wait_for_soft_shutdown() -> Any:
             self._stop()
-            return wait()
+            # On a solo worker the thread that would sleep is the one that works.
+            answer = None if host.pool == SOLO else wait()
+            host.cold.value = 1
+            return answer
 
         worker.wait_for_soft_shutdown = wait_for_soft_shutdown
 
@@ -49,6 +53,8 @@ class StopExecutors(bootsteps.StartStopStep):
     def terminate(self, worker: Any) -> None:
         """At a cold end."""
         self._stop()
+        if self._host is not None:
+            self._host.cold.value = 1
         close_kept(worker.hostname)
 
     def _stop(self) -> None:

@@ -1,7 +1,8 @@
-"""SIGTERM in a pool process: end the executor in order instead of at once.
+r"""SIGTERM in a pool process: end the executor in order instead of at once.
 
 Service managers send the signal to every process of a service, and a cold shutdown sends it to the pool. The default
-action would leave the executor's steps to be found by the next sweep, a lease later, and count each as a loss.
+action would leave the executor's steps to be found by the next sweep, a lease later, and count each as a loss. SIGQUIT,
+which Ctrl-\ in a terminal and some service managers send to all, would raise in the middle of a handler.
 """
 
 from __future__ import annotations
@@ -9,38 +10,48 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tasker.executors.stop import StopSignal
 
+SIGNALS = (signal.SIGTERM, signal.SIGQUIT)
+
+_LOOK_SECONDS = 0.05
+
 
 @contextmanager
-def termination_caught(grace_seconds: float) -> Iterator[StopSignal]:
-    """Within the block, SIGTERM sets the signal that is yielded, for this process alone.
+def termination_caught(longest_seconds: Callable[[], float]) -> Iterator[StopSignal]:
+    """Within the block, SIGTERM and SIGQUIT set the signal that is yielded, for this process alone.
 
     The process lives on when the block ends in time: whoever wants it gone sends the signal again. Outside a process's
     main thread, where Python handles signals, nothing is caught.
 
     Args:
-        grace_seconds: how long after the signal the block may go on; then the process exits.
+        longest_seconds: how long after the signal the block may go on, asked again and again; then the process exits.
     """
     stop = StopSignal()
-    timer = threading.Timer(grace_seconds, os._exit, (128 + signal.SIGTERM,))
-    timer.daemon = True
+    over = threading.Event()
+
+    def exit_when_late() -> None:
+        began = time.monotonic()
+        while not over.wait(_LOOK_SECONDS):
+            if time.monotonic() - began > longest_seconds():
+                os._exit(128 + signal.SIGTERM)
 
     def on_signal(number: int, frame: Any) -> None:
         if not stop.is_set():
             stop.set()
-            timer.start()
+            threading.Thread(target=exit_when_late, name="tasker-termination", daemon=True).start()
 
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, on_signal) if main else None
+    before = {number: signal.signal(number, on_signal) for number in SIGNALS} if main else {}
     try:
         yield stop
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
-        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        over.set()
         stop.close()

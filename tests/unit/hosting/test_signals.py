@@ -118,19 +118,20 @@ def test_what_a_solo_worker_reads_raises_only_while_there_is_something() -> None
     os.close(writer)
 
 
-def test_sigterm_within_the_block_sets_a_signal_and_the_process_lives() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with termination_caught(grace_seconds=60) as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_signal_to_end_within_the_block_sets_ours_and_the_process_lives(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with termination_caught(lambda: 60) as stop:
+        os.kill(os.getpid(), number)
         assert wait_readable([stop], 5)
         assert stop.is_set()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 def test_a_process_that_goes_on_after_sigterm_ends_when_its_grace_does() -> None:
     pid = os.fork()
     if pid == 0:
-        with termination_caught(grace_seconds=0.05):
+        with termination_caught(lambda: 0.05):
             os.kill(os.getpid(), signal.SIGTERM)
             threading.Event().wait(30)
         os._exit(0)
