@@ -22,6 +22,12 @@ def step(ctx: StepContext) -> dict[str, Any]:
     return {"value": value}
 
 
+def paced(ctx: StepContext) -> dict[str, Any]:
+    """As `step`, after so long as the task says."""
+    time.sleep(ctx.context["seconds"])
+    return step(ctx)
+
+
 def times(ctx: StepContext) -> dict[str, float]:
     """When it was entered and left, by the clock that PostgreSQL on the same machine has (seconds since 1970)."""
     entered = time.time()

@@ -16,6 +16,7 @@ from benchmarks.figures import (
     memory,
     other_languages,
     payloads,
+    rolling_restart,
     snapshot,
 )
 from benchmarks.figures.found import Found
@@ -35,6 +36,7 @@ PROGRAMS: dict[str, Program] = {
     **{name: functools.partial(growth.grow, name) for name in growth.CONDITIONS},
     "snapshot": snapshot.measure,
     "memory": memory.measure,
+    "rolling_restart": rolling_restart.measure,
 }
 
 SETTINGS = {"track_commit_timestamp": "on"}

@@ -23,6 +23,7 @@ class Sizes:
     steps_of_one: int = field(metadata={"help": "steps of the one large task"})
     payload_bytes: int = field(metadata={"help": "size of contexts and results"})
     memory_steps: int = field(metadata={"help": "steps that one process runs while its memory is watched"})
+    restarts: int = field(metadata={"help": "replacements of workers under load, on each pool"})
 
 
 FULL = Sizes(
@@ -40,6 +41,7 @@ FULL = Sizes(
     steps_of_one=10_000,
     payload_bytes=100_000,
     memory_steps=1_000_000,
+    restarts=10,
 )
 SMALL = Sizes(
     rounds=1,
@@ -56,4 +58,5 @@ SMALL = Sizes(
     steps_of_one=400,
     payload_bytes=20_000,
     memory_steps=12_000,
+    restarts=2,
 )

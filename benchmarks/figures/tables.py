@@ -105,6 +105,28 @@ def dependency_table(run: Run) -> Table:
     return "What is ready after a step has completed", [*head, "all of a completion, µs"], rows
 
 
+def rolling_restart_table(run: Run) -> Table:
+    """Workers replaced under load."""
+    rows = []
+    for pool in ("prefork", "threads", "solo"):
+        key = f"rolling_restart_{pool}"
+        if figure(run, f"{key}_end_s") is None:
+            continue
+        cells = [_cell(run, f"{key}_{part}_s", fine) for part in ("end", "serving")]
+        cells += [_cell(run, f"{key}_released", whole), _cell(run, f"{key}_share", times)]
+        for percent in ("p50", "p99"):
+            pair = (_median(run, f"{key}_{percent}_{when}_ms") for when in ("peace", "replacing"))
+            cells.append(" → ".join(pair))
+        rows.append([pool, f"{_size(run, f'{key}_end_s'):.0f}", *cells])
+    head = ["pool", "replacements", "SIGTERM → exit, s", "SIGTERM → successor works, s", "steps given back, each"]
+    head += ["steps/s meanwhile, against peace", "task p50, peace → meanwhile, ms", "p99"]
+    return (
+        "Rolling restart: two workers replaced in turn under a steady load; nothing failed, no attempt was lost",
+        head,
+        rows,
+    )
+
+
 def single_table(run: Run) -> Table:
     """All else."""
     rows = [[text, _cell(run, name, form)] for name, text, form in _singles(run) if figure(run, name) is not None]
@@ -132,6 +154,7 @@ TABLES: Sequence[Callable[[Run], Table]] = (
     dearer_table,
     snapshot_table,
     dependency_table,
+    rolling_restart_table,
     single_table,
     origin_table,
 )
