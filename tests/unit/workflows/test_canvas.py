@@ -258,13 +258,34 @@ def containers(elements: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 canvases = st.recursive(tasks, containers, max_leaves=8)
 
 
-@pytest.mark.skipif(celery.__version__ < "5.7", reason="the eager mode of older Celery loses parts of chords")
+# Of older Celery, the eager mode loses parts of chords.
+EAGER_MODE_IS_RIGHT = celery.VERSION[:2] >= (5, 7)
+
+
+def computed(canvas: Any, *before: Any) -> Any:
+    """What a canvas of ``seen`` returns, by what Celery's documentation says of each element."""
+    match canvas.get("subtask_type"):
+        case "chain":
+            for element in canvas.tasks:
+                before = (computed(element, *before),)
+            return before[0]
+        case "group":
+            return [computed(member, *before) for member in canvas.tasks]
+        case "chord":
+            header = canvas.kwargs["header"]
+            members = header.tasks if isinstance(header, group) else header
+            return computed(canvas.kwargs["body"], [computed(member, *before) for member in members])
+    return [[*(() if canvas.immutable else before), *canvas.args], dict(sorted(canvas.kwargs.items()))]
+
+
 @given(canvases)
 def test_every_canvas_computes_what_celery_computes(canvas: Any) -> None:
+    expected = [computed(canvas)]
     collected = chain(canvas, signature("shop.addUp", app=app))
     flow = translated(json.loads(json.dumps(collected)))
-    expected = json.loads(json.dumps(collected.apply().get()))
     assert results(flow)[flow.template.steps[-1].name] == expected
+    if EAGER_MODE_IS_RIGHT:
+        assert json.loads(json.dumps(collected.apply().get())) == expected
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
