@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+# What it compares is told in full when it differs, as in a test's own module.
+pytest.register_assert_rewrite("tests.sql_kit")
+
 # Real Celery workers: the fixtures ``cluster`` and ``make_cluster``, for e2e and for workflows by their names.
 pytest_plugins = ["tests.e2e.fixtures"]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -296,3 +297,16 @@ def lost_messages(core: Core) -> list[str]:
     report = verify_connection(core.connection, rules=["enqueued-step-has-message"])
     assert not report.unchecked
     return [str(example) for finding in report.violations for example in finding.examples]
+
+
+@contextmanager
+def lawful(url: str) -> Iterator[Core]:
+    """A driver of that database; at the end of the block no rule is broken, and no step is forgotten."""
+    core = Core(url)
+    try:
+        yield core
+        core.connection.rollback()
+        assert core.broken_rules() == []
+        assert lost_messages(core) == []
+    finally:
+        core.close()

@@ -85,34 +85,22 @@ async def async_engine(core: Core) -> AsyncIterator[AsyncEngine]:
     await made.dispose()
 
 
+TABLES = (
+    "tasks",
+    "task_contexts",
+    "task_identities",
+    "workflow_steps",
+    "task_transitions",
+    "dead_letters",
+    "workflow_step_transitions",
+)
+NOTHING = dict.fromkeys((*TABLES, "messages"), 0)
+
+
 def traces(core: Core) -> dict[str, int]:
     """How many rows there are of all that creating a task writes."""
-    tables = (
-        "tasks",
-        "task_contexts",
-        "task_identities",
-        "workflow_steps",
-        "task_transitions",
-        "dead_letters",
-        "workflow_step_transitions",
-    )
-    counts = {table: core.one(f"SELECT count(*) FROM tasker.{table}") for table in tables}
+    counts = {table: core.one(f"SELECT count(*) FROM tasker.{table}") for table in TABLES}
     return {**counts, "messages": core.depth("shop_queue")}
-
-
-NOTHING = dict.fromkeys(
-    (
-        "tasks",
-        "task_contexts",
-        "task_identities",
-        "workflow_steps",
-        "task_transitions",
-        "dead_letters",
-        "workflow_step_transitions",
-        "messages",
-    ),
-    0,
-)
 
 
 # -- every way in ---------------------------------------------------------------------------------------------

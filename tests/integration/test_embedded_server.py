@@ -29,6 +29,7 @@ from tests.embedded_support import (
     start,
     users,
 )
+from tests.forking import in_child
 from tests.waiting import wait_until
 
 
@@ -122,19 +123,6 @@ def test_a_guardian_that_was_killed_is_replaced_when_somebody_looks(folder: Path
 
 
 # -- forked children --------------------------------------------------------------------------------------------------
-
-
-def in_child(work: object) -> int:
-    """Run ``work`` in a forked child; its exit code."""
-    child = os.fork()
-    if child == 0:  # pragma: no cover - the child's coverage is not measured
-        code = 1
-        try:
-            work()  # type: ignore[operator]
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sql_kit import Core, lost_messages
+from tests.sql_kit import Core, lawful
 
 # What they compare is told in full when it differs, as in a test's own module.
 pytest.register_assert_rewrite(
@@ -19,14 +19,8 @@ pytest.register_assert_rewrite(
 
 @pytest.fixture
 def core(tasker_database_url: str) -> Iterator[Core]:
-    driver = Core(tasker_database_url)
-    try:
+    with lawful(tasker_database_url) as driver:
         yield driver
-        driver.connection.rollback()
-        assert driver.broken_rules() == []
-        assert lost_messages(driver) == []
-    finally:
-        driver.close()
 
 
 @pytest.fixture

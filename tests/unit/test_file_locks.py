@@ -10,23 +10,12 @@ import pytest
 
 from tasker.database.embedded.locks import FileLock, exclusive, is_free
 from tasker.errors import EmbeddedServerError
+from tests.forking import in_child
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "some.lock"
-
-
-def fork_and_wait(work: object) -> int:
-    child = os.fork()
-    if child == 0:  # pragma: no cover - the child's coverage is not measured
-        code = 1
-        try:
-            work()  # type: ignore[operator]
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_shared_locks_live_beside_one_another_and_keep_the_exclusive_one_out(path: Path) -> None:
@@ -77,7 +66,7 @@ def test_a_child_shares_an_inherited_lock_and_closing_it_there_takes_nothing_fro
         assert lock.is_held()
         lock.give_up()
 
-    assert fork_and_wait(work) == 0
+    assert in_child(work) == 0
     assert not FileLock(path).try_acquire()
     lock.give_up()
     assert is_free(path)

@@ -12,6 +12,8 @@ from tasker.database.connection import Database
 from tests.integration.executors.engine import Engine
 from tests.sql_kit import assert_legal
 
+pytest.register_assert_rewrite("tests.integration.executors.steps")
+
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:

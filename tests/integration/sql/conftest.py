@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tasker.database.scratch import ScratchDatabases
-from tests.sql_kit import Core, lost_messages
+from tests.sql_kit import Core, lawful
 
 EMPTY = """
 DO $$
@@ -47,11 +47,5 @@ def shared_url(any_server: ScratchDatabases) -> Iterator[str]:
 def core(shared_url: str) -> Iterator[Core]:
     with psycopg.connect(shared_url, autocommit=True) as connection:
         connection.execute(EMPTY)
-    driver = Core(shared_url)
-    try:
+    with lawful(shared_url) as driver:
         yield driver
-        driver.connection.rollback()
-        assert driver.broken_rules() == []
-        assert lost_messages(driver) == []
-    finally:
-        driver.close()
