@@ -5,14 +5,16 @@ from __future__ import annotations
 from docs.pages.markdown import page, table
 from docs.pages.signatures import arguments, attributes, described, lead, signature
 from tasker.client.async_client import AsyncClient
-from tasker.client.core import ClientCore, TaskFilters, TaskOptions
+from tasker.client.core import ClientCore, ScheduledTaskOptions, TaskFilters, TaskOptions
 from tasker.client.handle import TaskHandle
 from tasker.client.operations import TaskChange
 from tasker.client.requests import TaskRequest
+from tasker.client.schedules import ScheduleChange
 from tasker.client.sync_client import SyncClient
 from tasker.client.tasker import Tasker
 from tasker.client.watching import Watch
 from tasker.database.records import StepRecord, TaskPage, TaskRecord, TaskState, TransitionRecord
+from tasker.database.schedules import ScheduleRecord
 
 INTRO = """
 `from tasker import Tasker`. How to use it: [enqueue from your program](../how-to/enqueue_from_your_program.md),
@@ -29,10 +31,21 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Waiting": ("wait", "wait_all", "watch"),
     "Reading": ("handle", "get", "steps", "results", "history", "list", "why"),
     "The operator's hand": ("cancel", "pause", "resume", "retry", "resolve_step", "reset_step", "resolve_task"),
+    "Schedules": ("add_schedule", "list_schedules", "pause_schedule", "resume_schedule", "remove_schedule"),
     "The end": ("close",),
 }
-RECORDS = (TaskRequest, TaskRecord, StepRecord, TransitionRecord, TaskState, TaskPage, TaskChange)
-_OPTIONS = {"create": TaskOptions, "list": TaskFilters}
+RECORDS = (
+    TaskRequest,
+    TaskRecord,
+    StepRecord,
+    TransitionRecord,
+    TaskState,
+    TaskPage,
+    TaskChange,
+    ScheduleRecord,
+    ScheduleChange,
+)
+_OPTIONS = {"create": TaskOptions, "list": TaskFilters, "add_schedule": ScheduledTaskOptions}
 
 
 def make() -> str:

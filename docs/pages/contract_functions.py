@@ -366,6 +366,39 @@ CLIENT_FUNCTIONS = (
         ),
     ),
     Function(
+        "set_schedule",
+        "Makes a schedule: a workflow that is started by the clock. Said again with the same definition it does"
+        " nothing. You compute the first slot; those that follow are computed by whoever fires them.",
+        (
+            Key("name", "text", "of the schedule: `a-z0-9_-.`, at most 128"),
+            Key("task", "object", "a request to `create_tasks`, without `identity_key`, `run_at` and the like"),
+            Key("cron", "text", "five fields, or six with seconds first", "null"),
+            Key("every_seconds", "integer", "the alternative: an interval", "null"),
+            Key("starts_at", "timestamp", "no slot lies before it; intervals count from it, or from 1970", "null"),
+            Key("time_zone", "text", "of `cron`", "UTC"),
+            Key("catch_up", "text", "of missed slots fire the `last`, `all`, or `none`", "last"),
+            Key("next_due_at", "timestamp", "the first slot after now"),
+            Key("replace", "boolean", "let one of this name with another definition give way", "false"),
+            Key("by", "text", "who", "null"),
+        ),
+        (
+            Key("name", "text", "as given"),
+            Key("outcome", "text", "`new`, `replaced` or `unchanged`"),
+            Key("next_due_at", "timestamp", "its next slot"),
+        ),
+    ),
+    Function(
+        "change_schedule",
+        "Pauses, resumes or removes a schedule. Slots that pass while it is paused are not made up for.",
+        (
+            Key("name", "text", "which"),
+            Key("action", "text", "`pause`, `resume` or `remove`"),
+            Key("next_due_at", "timestamp", "of `resume`: the first slot after now", "null"),
+            Key("by", "text", "who", "null"),
+        ),
+        (Key("name", "text", "as given"), Key("changed", "boolean", "`false`: it was so before")),
+    ),
+    Function(
         "add_waiter",
         "Has the channel notified, for so many seconds, whenever tasks finish; look then whether it is yours. `channel`"
         " is `tasker_` and up to 54 of `a-z0-9_`, one per process.",

@@ -2,7 +2,8 @@
 -- first, so that future tasks never stand in front. A claim keeps others away while the context is checked in Python; it
 -- expires, and anybody may go on.
 -- request: {processor, limit, timeout_seconds}. Returns {tasks: [{task_uuid, namespace, name, version, named_task_id, context
--- (if it must be checked), check_context}], next_due_seconds}.
+-- (if it must be checked), check_context}], next_due_seconds, next_schedule_seconds (when a schedule is to be looked at: whoever
+-- admits tasks fires those, too)}.
 CREATE OR REPLACE FUNCTION tasker.claim_ready_tasks(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -14,6 +15,7 @@ DECLARE
     lasting constant interval := make_interval(secs => greatest(coalesce((request->>'timeout_seconds')::double precision, 60), 1));
     claimed jsonb;
     next_due double precision;
+    next_schedule double precision;
 BEGIN
     PERFORM tasker.assert_read_committed('claim_ready_tasks');
     IF coalesce(request->>'processor', '') = '' THEN
@@ -49,7 +51,9 @@ BEGIN
 
     SELECT extract(epoch FROM x.run_at - tasker.now()) INTO next_due
     FROM tasker.tasks AS x WHERE x.admitted_at IS NULL AND x.finished_at IS NULL AND x.scheduled ORDER BY x.run_at LIMIT 1;
-    RETURN jsonb_build_object('tasks', coalesce(claimed, '[]'),
+    SELECT greatest(extract(epoch FROM x.look_at - tasker.now()), 0) INTO next_schedule
+    FROM tasker.schedules AS x WHERE x.paused_at IS NULL ORDER BY x.look_at LIMIT 1;
+    RETURN jsonb_build_object('tasks', coalesce(claimed, '[]'), 'next_schedule_seconds', next_schedule,
                               'next_due_seconds', CASE WHEN next_due > 0 THEN next_due WHEN next_due <= 0 THEN 0 END);
 END
 $$;

@@ -12,7 +12,7 @@ import click
 
 from tasker.cli.commands import Group, as_failure, json_option
 
-_SHARED = frozenset({"commands", "demo_screen", "moments", "output"})
+_SHARED = frozenset({"commands", "demo_screen", "moments", "output", "values"})
 """Modules of this package that are no commands."""
 
 

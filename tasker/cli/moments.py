@@ -26,7 +26,24 @@ def moment(text: str, field: str) -> dt.datetime:
 
 def since(text: str) -> dt.datetime:
     """As ``moment``, or so long ago: ``90s``, ``15m``, ``12h``, ``7d``."""
+    ago = _duration(text)
+    return moment(text, "since") if ago is None else dt.datetime.now(dt.UTC) - ago
+
+
+def interval(text: str, field: str) -> dt.timedelta:
+    """A length of time: ``90s``, ``15m``, ``12h``, ``7d``.
+
+    Raises:
+        InvalidRequest: it is none; ``field`` names the option.
+    """
+    found = _duration(text)
+    if found is None:
+        raise InvalidRequest(f"{text!r} is no length of time", hint="write it like 90s, 15m, 12h or 7d", field=field)
+    return found
+
+
+def _duration(text: str) -> dt.timedelta | None:
     seconds = _SECONDS.get(text[-1:])
-    if seconds is not None and text[:-1].isdigit():
-        return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds * int(text[:-1]))
-    return moment(text, "since")
+    if seconds is None or not text[:-1].isdecimal() or len(text) > 10:
+        return None
+    return dt.timedelta(seconds=seconds * int(text[:-1]))

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +10,7 @@ import click
 from tasker.cli import moments
 from tasker.cli.commands import group
 from tasker.cli.output import Output
-from tasker.errors import InvalidRequest
+from tasker.cli.values import json_value, open_client
 
 if TYPE_CHECKING:
     from tasker.client.operations import TaskChange
@@ -65,8 +61,8 @@ def create(namespace: str, name: str, context: str, wait: bool, timeout: float |
     output = Output()
     if options["run_at"] is not None:
         options["run_at"] = moments.moment(options["run_at"], "run_at")
-    value = _json(context, "context")
-    with _client() as client:
+    value = json_value(context, "context")
+    with open_client() as client:
         handle = client.create(namespace, name, value, **options)
         state = client.wait(handle, timeout).state if wait else None
         record = client.get(handle)
@@ -97,7 +93,7 @@ def list_tasks(since: str | None, **filters: Any) -> None:
     output = Output()
     if since is not None:
         filters["created_after"] = moments.since(since)
-    with _client() as client:
+    with open_client() as client:
         page = client.list(**filters)
     output.table(
         [_task_row(record) for record in page.tasks],
@@ -124,7 +120,7 @@ def list_tasks(since: str | None, **filters: Any) -> None:
 def show(task_uuid: Any, history: bool) -> None:
     """A task with its steps."""
     output = Output()
-    with _client() as client:
+    with open_client() as client:
         record, steps = client.get(task_uuid), client.steps(task_uuid)
         transitions = client.history(task_uuid) if history else ()
     if output.as_json:
@@ -148,7 +144,7 @@ def show(task_uuid: Any, history: bool) -> None:
 def watch(task_uuid: Any) -> None:
     """Follow a task until it has finished; exit code 1 unless it is complete."""
     output = Output()
-    with _client() as client:
+    with open_client() as client:
         if output.is_terminal:
             with output.live(_STEP_COLUMNS, title=f"Task {task_uuid}") as view:
                 for _ in client.watch(task_uuid):
@@ -167,7 +163,7 @@ def watch(task_uuid: Any) -> None:
 def why(task_uuid: Any) -> None:
     """Why a task is not running, step by step, and what to do about it."""
     output = Output()
-    with _client() as client:
+    with open_client() as client:
         found = client.why(task_uuid)
     if output.as_json:
         output.record(found)
@@ -223,7 +219,7 @@ def retry(task_uuids: tuple[Any, ...], reason: str | None, by: str | None) -> No
 @_by
 def resolve_step(task_uuid: Any, step: str, results: str, reason: str | None, by: str | None) -> None:
     """Settle STEP (name or uuid) by hand: the task goes on as if it had returned RESULTS (JSON, @FILE or -)."""
-    value = _json(results, "results")
+    value = json_value(results, "results")
     _change((task_uuid,), lambda client, found: client.resolve_step(found, step, value, reason=reason, by=by))
 
 
@@ -231,7 +227,7 @@ def _change(task_uuids: tuple[Any, ...], act: Callable[[Tasker, Any], TaskChange
     """Do the same to each task; the first that refuses ends it, and those before are reported."""
     done: list[TaskChange] = []
     try:
-        with _client() as client:
+        with open_client() as client:
             for task_uuid in task_uuids:
                 change = act(client, task_uuid)
                 done.append(change)
@@ -239,14 +235,6 @@ def _change(task_uuids: tuple[Any, ...], act: Callable[[Tasker, Any], TaskChange
         if done:
             rows = [vars(change) for change in done]
             Output().table(rows, {"task_uuid": "task", "changed": "changed", "state": "state"})
-
-
-@contextmanager
-def _client() -> Iterator[Tasker]:
-    from tasker.client.tasker import Tasker
-
-    with Tasker(source_system="tasker command") as client:
-        yield client
 
 
 def _task_row(record: TaskRecord) -> dict[str, Any]:
@@ -269,20 +257,3 @@ def _sentence(transition: TransitionRecord) -> str:
     moment = transition.at.astimezone().strftime("%H:%M:%S.%f")[:-3]
     change = f"{transition.from_state or 'new'} → {transition.to_state}"
     return f"{moment}  {what}  {change}" + (f"  ({transition.reason})" if transition.reason else "")
-
-
-def _json(text: str, what: str) -> Any:
-    """The JSON value in ``text``, in the file after ``@``, or on standard input for ``-``."""
-    if text == "-":
-        text = sys.stdin.read()
-    elif text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except OSError as error:
-            raise InvalidRequest(f"{what}: {error}", field=what) from error
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidRequest(
-            f"{what} is not JSON: {error}", hint="""quote it for the shell: '{"order_id": 42}'""", field=what
-        ) from error

@@ -11,7 +11,7 @@ import click
 
 from tasker.cli.commands import group
 from tasker.cli.output import Output
-from tasker.errors import UnknownTemplate
+from tasker.cli.values import workflow_parts
 
 if TYPE_CHECKING:
     from tasker.config.settings import Settings
@@ -259,11 +259,4 @@ def _row(file: str, loaded: WorkflowTemplate | None, problems: list[Problem]) ->
 
 def _get(registry: TemplateRegistry, workflow: str) -> RegisteredTemplate:
     """The registered template that ``namespace/name[:version]`` names."""
-    namespace, slash, rest = workflow.partition("/")
-    name, _, version = rest.partition(":")
-    if not slash or not namespace or not name:
-        raise UnknownTemplate(
-            f"{workflow!r} names no workflow",
-            hint="write namespace/name or namespace/name:version; `tasker template list` shows what is registered",
-        )
-    return registry.get(namespace, name, version or None)
+    return registry.get(*workflow_parts(workflow))

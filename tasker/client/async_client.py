@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tasker.client import operations, waiting
-from tasker.client.core import ClientCore, TaskFilters, TaskOptions
+from tasker.client.core import ClientCore, ScheduledTaskOptions, TaskFilters, TaskOptions
 from tasker.client.handle import TaskHandle
 from tasker.client.operations import TaskChange
 from tasker.client.requests import TaskRequest, as_uuid
+from tasker.client.schedules import ScheduleChange
+from tasker.database import schedules as reading
 from tasker.database.calls import AsyncTarget
 from tasker.database.records import StepRecord, TaskPage, TaskRecord, TaskState, TransitionRecord
+from tasker.database.schedules import ScheduleRecord
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -156,3 +160,59 @@ class AsyncClient(ClientCore):
     ) -> TaskChange:
         """Run one step again; see ``reset_step``."""
         return await self._connections.adrive(self._resetting_step(task, step, reason, by), connection)
+
+    async def aadd_schedule(
+        self,
+        name: str,
+        namespace: str,
+        workflow: str,
+        context: Any = None,
+        *,
+        cron: str | None = None,
+        every: dt.timedelta | float | None = None,
+        starts_at: dt.datetime | None = None,
+        time_zone: str = "UTC",
+        catch_up: str = "last",
+        replace: bool = False,
+        by: str | None = None,
+        connection: AsyncTarget | None = None,
+        **options: Unpack[ScheduledTaskOptions],
+    ) -> ScheduleChange:
+        """Start a workflow again and again, by the clock; see ``add_schedule``."""
+        request = TaskRequest(namespace=namespace, name=workflow, context=context, **options)
+        return await self._connections.adrive(
+            self._adding_schedule(
+                name,
+                request,
+                cron=cron,
+                every=every,
+                starts_at=starts_at,
+                time_zone=time_zone,
+                catch_up=catch_up,
+                replace=replace,
+                by=by,
+            ),
+            connection,
+        )
+
+    async def alist_schedules(self, *, connection: AsyncTarget | None = None) -> tuple[ScheduleRecord, ...]:
+        """All schedules, by name."""
+        return await self._connections.adrive(operations.ask(reading.schedules()), connection)
+
+    async def apause_schedule(
+        self, name: str, *, by: str | None = None, connection: AsyncTarget | None = None
+    ) -> ScheduleChange:
+        """Fire no slots until it is resumed; see ``pause_schedule``."""
+        return await self._connections.adrive(self._changing_schedule(name, "pause", by), connection)
+
+    async def aresume_schedule(
+        self, name: str, *, by: str | None = None, connection: AsyncTarget | None = None
+    ) -> ScheduleChange:
+        """Go on with the next slot after now; see ``resume_schedule``."""
+        return await self._connections.adrive(self._changing_schedule(name, "resume", by), connection)
+
+    async def aremove_schedule(
+        self, name: str, *, by: str | None = None, connection: AsyncTarget | None = None
+    ) -> ScheduleChange:
+        """Forget a schedule; see ``remove_schedule``."""
+        return await self._connections.adrive(self._changing_schedule(name, "remove", by), connection)

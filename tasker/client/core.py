@@ -14,12 +14,13 @@ from uuid import UUID
 import orjson
 from sqlalchemy.engine import URL, Engine
 
-from tasker.client import operations
+from tasker.client import operations, schedules
 from tasker.client.connections import Connections
 from tasker.client.finish_signal import FinishSignal
 from tasker.client.handle import TaskHandle
 from tasker.client.operations import Created, Operation, TaskChange
 from tasker.client.requests import TaskRequest, as_uuid, check_text
+from tasker.client.schedules import ScheduleChange
 from tasker.client.template_cache import TemplateCache
 from tasker.config.settings import Settings
 from tasker.database import functions, reads
@@ -27,6 +28,7 @@ from tasker.database.connection import Database
 from tasker.database.records import TASK_STATES, TaskPage
 from tasker.encoding import encode
 from tasker.errors import InvalidRequest
+from tasker.workflows.slots import Timing
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -54,6 +56,16 @@ class TaskOptions(TypedDict, total=False):
     source_system: str | None
     reason: str | None
     parent_task_uuid: UUID | str | None
+
+
+class ScheduledTaskOptions(TypedDict, total=False):
+    """What ``add_schedule`` may be told about each slot's task; see ``TaskRequest``."""
+
+    version: str | None
+    priority: int
+    tags: Sequence[str]
+    correlation_id: str | None
+    reason: str | None
 
 
 class TaskFilters(TypedDict, total=False):
@@ -206,6 +218,25 @@ class ClientCore:
 
     def _resetting_step(self, task: Task, step: Step, reason: str | None, by: str | None) -> Operation[TaskChange]:
         return operations.act_on_task(functions.reset_step(self._step_request(task, step, reason, by)), as_uuid(task))
+
+    def _adding_schedule(
+        self,
+        name: str,
+        request: TaskRequest,
+        *,
+        cron: str | None,
+        every: dt.timedelta | float | None,
+        starts_at: dt.datetime | None,
+        time_zone: str,
+        catch_up: str,
+        replace: bool,
+        by: str | None,
+    ) -> Operation[ScheduleChange]:
+        timing = Timing.checked(cron=cron, every=every, starts_at=starts_at, time_zone=time_zone)
+        return schedules.add(name, request, timing, catch_up=catch_up, replace=replace, by=self._by(by))
+
+    def _changing_schedule(self, name: str, action: str, by: str | None) -> Operation[ScheduleChange]:
+        return schedules.change(name, action, by=self._by(by))
 
     def _step_request(self, task: Task, step: Step, reason: str | None, by: str | None) -> dict[str, Any]:
         return {

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tasker.client import operations, waiting
-from tasker.client.core import ClientCore, TaskFilters, TaskOptions
+from tasker.client.core import ClientCore, ScheduledTaskOptions, TaskFilters, TaskOptions
 from tasker.client.handle import TaskHandle
 from tasker.client.operations import TaskChange
 from tasker.client.requests import TaskRequest, as_uuid
+from tasker.client.schedules import ScheduleChange
+from tasker.database import schedules as reading
 from tasker.database.calls import Target
 from tasker.database.records import StepRecord, TaskPage, TaskRecord, TaskState, TransitionRecord
+from tasker.database.schedules import ScheduleRecord
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -207,3 +211,83 @@ class SyncClient(ClientCore):
     ) -> TaskChange:
         """Run one step again, with fresh attempts; arguments as ``resolve_step``."""
         return self._connections.drive(self._resetting_step(task, step, reason, by), connection)
+
+    def add_schedule(
+        self,
+        name: str,
+        namespace: str,
+        workflow: str,
+        context: Any = None,
+        *,
+        cron: str | None = None,
+        every: dt.timedelta | float | None = None,
+        starts_at: dt.datetime | None = None,
+        time_zone: str = "UTC",
+        catch_up: str = "last",
+        replace: bool = False,
+        by: str | None = None,
+        connection: Target | None = None,
+        **options: Unpack[ScheduledTaskOptions],
+    ) -> ScheduleChange:
+        """Start a workflow again and again, by the clock: once for each slot, whoever and however many look after it.
+
+        Said again with the same arguments it does nothing, so a program may say it at each start.
+
+        Args:
+            name: of the schedule: at most 128 of a-z, 0-9, ``_``, ``-`` and the dot.
+            namespace: the workflow's namespace.
+            workflow: the workflow's name; each slot runs its highest version, unless ``version`` is given.
+            context: what each task is started with; checked now, and again when a task starts.
+            cron: minute, hour, day, month and weekday, as in ``30 6 * * 1-5``; six fields with seconds first; or
+                ``@hourly``, ``@daily``, ``@weekly``, ``@monthly``, ``@yearly``.
+            every: the alternative: an interval of whole seconds, counted from ``starts_at``, or without that from
+                1970-01-01T00:00Z, so that one of 15 minutes is due on the quarters of an hour.
+            starts_at: no slot lies before it; with a time zone.
+            time_zone: of ``cron``, as in ``Europe/Berlin``.
+            catch_up: what becomes of slots that were missed while nobody ran: the ``last`` one is fired, ``all`` are,
+                or ``none`` (of those that are more than a minute late).
+            replace: let a schedule of this name with another definition give way; it stays paused if it is.
+            by: who says so; see ``cancel``.
+            connection: the transaction to be part of.
+            options: see ``TaskRequest``.
+
+        Raises:
+            InvalidRequest: an argument is wrong, or the name is taken by another definition; ``field`` names it.
+            UnknownTemplate: no such workflow is registered.
+            ContextInvalid: the context does not fit the workflow's input schema.
+        """
+        request = TaskRequest(namespace=namespace, name=workflow, context=context, **options)
+        return self._connections.drive(
+            self._adding_schedule(
+                name,
+                request,
+                cron=cron,
+                every=every,
+                starts_at=starts_at,
+                time_zone=time_zone,
+                catch_up=catch_up,
+                replace=replace,
+                by=by,
+            ),
+            connection,
+        )
+
+    def list_schedules(self, *, connection: Target | None = None) -> tuple[ScheduleRecord, ...]:
+        """All schedules, by name."""
+        return self._connections.drive(operations.ask(reading.schedules()), connection)
+
+    def pause_schedule(self, name: str, *, by: str | None = None, connection: Target | None = None) -> ScheduleChange:
+        """Fire no slots until it is resumed; those that pass meanwhile are not made up for. Tasks go on.
+
+        Raises:
+            NotFound: there is no such schedule.
+        """
+        return self._connections.drive(self._changing_schedule(name, "pause", by), connection)
+
+    def resume_schedule(self, name: str, *, by: str | None = None, connection: Target | None = None) -> ScheduleChange:
+        """Go on with the next slot after now; see ``pause_schedule``."""
+        return self._connections.drive(self._changing_schedule(name, "resume", by), connection)
+
+    def remove_schedule(self, name: str, *, by: str | None = None, connection: Target | None = None) -> ScheduleChange:
+        """Forget a schedule; tasks that it started stay; see ``pause_schedule``."""
+        return self._connections.drive(self._changing_schedule(name, "remove", by), connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -19,6 +20,7 @@ from tasker.database.calls import Call, run
 from tasker.database.connection import Database
 from tasker.database.partitions import ensure_partitions
 from tasker.errors import TaskerError
+from tasker.executors.schedules import fire_due_schedules
 from tasker.messaging.queues import TASK_FINALIZATION, channel_name
 from tasker.resilience.answer_timeout import AnswerTimeout
 
@@ -93,6 +95,7 @@ class TickReport:
         unknown: steps ended because nobody knows whether they ran (``outcome_unknown``).
         skipped: steps that somebody had locked; the next tick sees them.
         finalizations: messages sent again for tasks whose after-work nobody does.
+        schedules: how many schedules were fired that nobody had fired in time.
         mail: messages of dead readers of the broker that returned to their queues.
         partitions: partitions of audit tables that were made.
         pruned: how many rows of workers and waiters that are gone went.
@@ -107,6 +110,7 @@ class TickReport:
     unknown: int = 0
     skipped: int = 0
     finalizations: int = 0
+    schedules: int = 0
     mail: int = 0
     partitions: tuple[str, ...] = ()
     pruned: dict[str, int] = field(default_factory=dict)
@@ -174,6 +178,7 @@ class Coordinator:
             ("recover the steps of lost executors", self._recover),
             ("send finalizations again", self._resend),
             ("replace missing executors", self._replace),
+            ("fire schedules", self._fire),
             ("tend the broker's queues", self._tend),
             ("remove who is gone", self._prune),
             ("keep partitions ahead", self._partitions),
@@ -238,6 +243,10 @@ class Coordinator:
             for queue, names in itertools.islice(itertools.cycle(asked), max(0, missing)):
                 self._request_executors(kind, names, queue=queue, expires_seconds=self._period)
                 report.requested[kind] = report.requested.get(kind, 0) + 1
+
+    def _fire(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        """Most are fired in time by those who admit tasks."""
+        report.schedules = fire_due_schedules(functools.partial(_bounded, connection))
 
     def _tend(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
         report.mail = _bounded(connection, coordination.tend_transport())

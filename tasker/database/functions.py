@@ -312,6 +312,29 @@ def resolve_task(request: Request) -> Call[Answer]:
     return _call("resolve_task", request, strict=True)
 
 
+# -- schedules ------------------------------------------------------------------------------------------------
+
+
+def set_schedule(request: Request) -> Call[Answer]:
+    """Make a schedule, or change one: ``{name, outcome, next_due_at}``."""
+    return _call("set_schedule", request, strict=True)
+
+
+def change_schedule(request: Request) -> Call[Answer]:
+    """Pause, resume or remove a schedule: ``{name, changed}``."""
+    return _call("change_schedule", request)
+
+
+def fire_schedule(request: Request) -> Call[Answer]:
+    """Make the tasks of slots that are due, unless somebody else has: ``{fired, task_uuids[]}``."""
+    return _call("fire_schedule", request)
+
+
+def postpone_schedule(request: Request) -> Call[Answer]:
+    """Note why a slot could not be fired, and when to try again: ``{postponed}``."""
+    return _call("postpone_schedule", request)
+
+
 # -- reading --------------------------------------------------------------------------------------------------
 
 

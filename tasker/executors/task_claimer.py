@@ -1,4 +1,4 @@
-"""Admits tasks that waited: for their time, for room, or for a check of their context."""
+"""Admits tasks that waited: for their time, for room, or for a check of their context. Fires schedules beside it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from tasker.database import functions
 from tasker.errors import ContextInvalid
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.orchestration import OrchestrationExecutor
+from tasker.executors.schedules import fire_due_schedules
 from tasker.workflows.registry import TemplateRegistry
 
 ADMISSION = "admission"
 """No queue, but heard of like one: its channel is notified when a task is created that has to wait for admission."""
+
+HELD_SECONDS = 1.0
+"""When to look again at a schedule that is due while somebody's open transaction holds it."""
 
 
 class TaskClaimer(OrchestrationExecutor):
@@ -29,14 +33,23 @@ class TaskClaimer(OrchestrationExecutor):
         self._claim_timeout_seconds = claim_timeout_seconds
 
     def drain(self, limit: int) -> int:
-        """Admit at most ``limit`` tasks, or end them where their context does not fit; how many there were."""
+        """Admit at most ``limit`` tasks, or end them where their context does not fit, and fire schedules; how many."""
         self.start()
         request = {"processor": self.processor, "limit": limit, "timeout_seconds": self._claim_timeout_seconds}
         answer = self.take(functions.claim_ready_tasks(request))
-        self.next_due_seconds = answer["next_due_seconds"]
         tasks: list[dict[str, Any]] = answer["tasks"]
-        if not tasks:
-            return 0
+        if tasks:
+            self._admit(tasks)
+        next_schedule_seconds, fired = answer["next_schedule_seconds"], 0
+        if next_schedule_seconds == 0:
+            fired = fire_due_schedules(self.take)
+            self.counters.add(schedules=fired)
+            if not fired:
+                next_schedule_seconds = HELD_SECONDS
+        self.next_due_seconds = _sooner(answer["next_due_seconds"], next_schedule_seconds)
+        return len(tasks) + fired
+
+    def _admit(self, tasks: list[dict[str, Any]]) -> None:
         try:
             admitted, rejected = self._check(tasks)
         except BaseException:
@@ -50,7 +63,6 @@ class TaskClaimer(OrchestrationExecutor):
             answer = self.call(functions.enqueue_ready_steps({"processor": self.processor, "task_uuids": admitted}))
             self.tell(answer)
         self.counters.add(taken=len(tasks), admitted=len(admitted), rejected=len(rejected))
-        return len(tasks)
 
     def _check(self, tasks: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, str]]]:
         """Which tasks may be admitted, and which may not and why."""
@@ -67,3 +79,7 @@ class TaskClaimer(OrchestrationExecutor):
                     continue
             admitted.append(task["task_uuid"])
         return admitted, rejected
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((seconds for seconds in (one, other) if seconds is not None), default=None)

@@ -272,3 +272,40 @@ def test_worker_list_shows_who_registered(core: Core) -> None:
     )
     (shown,) = told("worker", "list")
     assert (shown["hostname"], shown["concurrency"], shown["executors"]) == ("w@h", 4, 0)
+
+
+# -- schedule -------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_is_added_listed_paused_resumed_and_removed(core: Core) -> None:
+    (added,) = told(
+        "schedule", "add", "nightly", "shop/order", '{"n": 1}', "--cron", "30 2 * * *", "--time-zone", "Europe/Berlin"
+    )
+    assert (added["outcome"], added["cron"], added["task"]["context"]) == ("new", "30 2 * * *", {"n": 1})
+    assert told("schedule", "add", "often", "shop/order:1.0.0", "--every", "15m")[0]["every_seconds"] == 900
+    shown = tasker("schedule", "list").stdout
+    assert "30 2 * * * (Europe/Berlin)" in shown
+    assert "every 900 s" in shown
+    assert [row["outcome"] for row in told("schedule", "pause", "nightly", "often", "--by", "ann")] == ["paused"] * 2
+    assert {row["state"] for row in told("schedule", "list")} == {"paused"}
+    assert told("schedule", "resume", "often")[0]["outcome"] == "resumed"
+    assert "removed" in tasker("schedule", "remove", "nightly", "often").stdout
+    assert told("schedule", "list") == []
+
+
+def test_a_schedule_that_is_wrong_is_refused_by_the_option_that_is(core: Core) -> None:
+    for arguments, field in (
+        (("shop/order", "--cron", "every day"), "cron"),
+        (("shop/order", "--every", "soon"), "every"),
+        (("shop/order", "--every", "0s"), "every"),
+        (("shop/order",), "cron"),
+        (("shop/order", "--every", "1m", "--time-zone", "Mars"), "time_zone"),
+        (("shop/order", "--every", "1m", "--starts-at", "soon"), "starts_at"),
+        (("shop/order", "{", "--every", "1m"), "context"),
+    ):
+        assert complaint("schedule", "add", "nightly", *arguments)["field"] == field
+    assert complaint("schedule", "add", "nightly", "order", "--every", "1m")["type"] == "UnknownTemplate"
+    assert "tasker schedule list" in complaint("schedule", "pause", "unheard_of")["hint"]
+    tasker("schedule", "add", "nightly", "shop/order", "--every", "1m")
+    assert complaint("schedule", "add", "nightly", "shop/order", "--every", "2m")["field"] == "name"
+    assert told("schedule", "add", "nightly", "shop/order", "--every", "2m", "--replace")[0]["outcome"] == "replaced"

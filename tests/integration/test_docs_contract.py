@@ -158,6 +158,7 @@ def _leaves(function: Function) -> set[str]:
 _KINDS = {
     "uuid": {"string"},
     "text": {"string"},
+    "timestamp": {"string"},
     "integer": {"integer"},
     "number": {"integer", "number"},
     "boolean": {"boolean"},
@@ -281,6 +282,10 @@ def _conversation(core: Core) -> Iterator[tuple[str, Any]]:
     (held,) = worker.claim()
     yield "cancel_tasks", core.call("cancel_tasks", {"task_uuids": [held["task_uuid"], str(uuid.uuid4())]})
     yield "heartbeat", worker.heartbeat(1)
+    named = {"namespace": "shop", "name": "chain"}
+    hourly = {"name": "hourly", "task": named, "cron": "0 * * * *", "next_due_at": "2027-01-01T00:00:00Z"}
+    yield "set_schedule", core.call("set_schedule", hourly)
+    yield "change_schedule", core.call("change_schedule", {"name": "hourly", "action": "pause"})
 
 
 # -- the session ------------------------------------------------------------------------------------------------------

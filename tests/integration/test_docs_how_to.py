@@ -21,15 +21,18 @@ import click
 import psycopg
 import pytest
 from celery.bin.celery import celery as celery_command
+from click.testing import CliRunner
 from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tasker import ConfigManager, OrchestrationCore, StepContext, Tasker, workflow
+from tasker.cli import main
 from tasker.database.scratch import ScratchDatabases
 from tasker.testing import run_until_idle
 from tasker.workflows.loading import load_template
+from tests.sql_kit import CHAIN, Core
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -217,6 +220,28 @@ def test_the_statements_for_dead_letters_find_and_send_them_again(tasker_core: O
         run_until_idle(tasker_core)
         assert connection.execute(look.encode()).fetchall() == []
         assert connection.execute("SELECT state FROM tasker.tasks").fetchall() == [("complete",)]
+
+
+def test_the_schedules_that_are_shown_are_made_by_command_and_by_program(
+    tasker_database_url: str, module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "how-to/schedules.md"
+    monkeypatch.setenv("DATABASE_URL", tasker_database_url)
+    core = Core(tasker_database_url)
+    core.register("report", CHAIN)
+    core.register("sync_stock", CHAIN)
+    core.close()
+    (commands,) = blocks(page, "text")
+    for line in commands.splitlines():
+        result = CliRunner().invoke(main, shlex.split(line)[1:])
+        assert result.exit_code == 0, result.output
+    (code,) = blocks(page, "python")
+    execute(code, module.__dict__, page)
+    with Tasker(tasker_database_url) as client:
+        nightly, sync = client.list_schedules()
+    # What the command said of the one that is left is what the program says again.
+    assert (nightly.changed_at, nightly.paused_at) == (nightly.created_at, None)
+    assert (sync.every_seconds, sync.paused_at is None) == (900, False)
 
 
 def test_a_handler_that_is_made_safe_to_run_twice_as_shown_does_its_work_once(tasker_database_url: str) -> None:

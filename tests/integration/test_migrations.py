@@ -23,7 +23,7 @@ from tests.schema_kit import schema_of
 from tests.sql_kit import CHAIN, Core
 
 SHIPPED = Path(__file__).parents[2] / "migrations"
-LAST_REVISION = "0003"
+LAST_REVISION = "0004"
 
 
 class Release:

@@ -458,4 +458,51 @@ def _(stage: Stage, core: Core, turn: int) -> Any:
     return [answer["state"] for answer in core.create_many([named])]
 
 
+# -- schedules ------------------------------------------------------------------------------------------------------
+
+_SLOT, _FOLLOWING = "2026-01-01T00:00:00+00:00", "2026-01-01T01:00:00+00:00"
+
+
+def _named(stage: Stage) -> str:
+    """Another one on each stage: a slot of the same schedule would have the same task."""
+    return f"race.{stage.tag}"
+
+
+def _schedule(stage: Stage, cron: str = "0 * * * *") -> dict[str, Any]:
+    task = {"namespace": "shop", "name": "fresh", "version": f"1.0.{stage.tag[1:]}"}
+    return {"name": _named(stage), "task": task, "cron": cron, "next_due_at": _SLOT, "replace": True}
+
+
+def _scheduled(stage: Stage) -> None:
+    _fresh(stage)
+    stage.core.call("set_schedule", _schedule(stage))
+
+
+@actor("set_schedule", bystander=True, prepare=_scheduled)
+def _(stage: Stage, core: Core, turn: int) -> Any:
+    return core.call("set_schedule", _schedule(stage, "1 * * * *"))["outcome"]
+
+
+@actor("change_schedule:pause", bystander=True, prepare=_scheduled)
+def _(stage: Stage, core: Core, turn: int) -> Any:
+    return core.call("change_schedule", {"name": _named(stage), "action": "pause"})["changed"]
+
+
+@actor("change_schedule:remove", bystander=True, prepare=_scheduled)
+def _(stage: Stage, core: Core, turn: int) -> Any:
+    return core.call("change_schedule", {"name": _named(stage), "action": "remove"})["changed"]
+
+
+@actor("fire_schedule", bystander=True, prepare=_scheduled, comes_again=True)
+def _(stage: Stage, core: Core, turn: int) -> Any:
+    slot = {"name": _named(stage), "expected_due_at": _SLOT, "slots": [_SLOT], "next_due_at": _FOLLOWING}
+    return core.call("fire_schedule", slot)["fired"]
+
+
+@actor("postpone_schedule", bystander=True, prepare=_scheduled)
+def _(stage: Stage, core: Core, turn: int) -> Any:
+    failed = {"name": _named(stage), "expected_due_at": _SLOT, "failure": "a test", "retry_seconds": 60}
+    return core.call("postpone_schedule", failed)
+
+
 EVERYBODY = {**ACTORS, **BYSTANDERS}

@@ -220,6 +220,8 @@ SELECT json_build_object(
         (SELECT count(*) > 0 FROM pgmq.q_task_finalization), (SELECT count(*) > 0 FROM pgmq.q_step_enqueue)),
     'registers', json_build_array(
         (SELECT count(*) FROM tasker.workers), (SELECT count(*) FROM tasker.waiters),
+        (SELECT json_agg(json_build_array(x.cron, x.next_due_at, x.paused_at IS NULL, x.fired, x.failure))
+         FROM tasker.schedules AS x),
         (SELECT count(*) FROM tasker.namespaces))
 )::text
 """
@@ -236,6 +238,7 @@ DELETE FROM pgmq.q_task_requests_queue;
 DELETE FROM tasker.workers;
 DELETE FROM tasker.waiters;
 SELECT pgmq.drop_queue(queue_name) FROM pgmq.meta WHERE queue_name = 'race_namespace_queue';
+DELETE FROM tasker.schedules;
 DELETE FROM tasker.namespaces WHERE name = 'race_namespace';
 """
 """What is alive falls silent, what was read shows again. Requests and registrations are the test's own: they go."""

@@ -28,10 +28,10 @@ BEGIN
     END LOOP;
 END
 $$;
-TRUNCATE tasker.named_tasks, tasker.named_steps, tasker.namespaces, tasker.tasks, tasker.task_contexts,
-    tasker.task_identities, tasker.workflow_steps, tasker.step_claims, tasker.step_timers, tasker.task_transitions,
-    tasker.workflow_step_transitions, tasker.finalization_attempts, tasker.executors, tasker.workers, tasker.waiters,
-    tasker.dead_letters RESTART IDENTITY;
+TRUNCATE tasker.schedules, tasker.named_tasks, tasker.named_steps, tasker.namespaces, tasker.tasks,
+    tasker.task_contexts, tasker.task_identities, tasker.workflow_steps, tasker.step_claims, tasker.step_timers,
+    tasker.task_transitions, tasker.workflow_step_transitions, tasker.finalization_attempts, tasker.executors,
+    tasker.workers, tasker.waiters, tasker.dead_letters RESTART IDENTITY;
 UPDATE tasker.coordinator SET net_cursor = NULL, last_tick_at = NULL, series_started_at = NULL;
 """
 

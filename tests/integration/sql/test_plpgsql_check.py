@@ -47,4 +47,4 @@ def test_every_function_passes_plpgsql_check(local_core: Core) -> None:
     )
     assert functions > 40
     found = [row for row in local_core.rows(CHECK) if not any(text in row[1] for text in NOT_KNOWABLE)]
-    assert found == []
+    assert found == [], found
