@@ -88,23 +88,11 @@ class Timing:
             raise InvalidRequest("a schedule is either cron or every", hint="give one of the two", field="cron")
         if starts_at is not None and starts_at.tzinfo is None:
             raise InvalidRequest("starts_at has no time zone", hint="use an aware datetime", field="starts_at")
-        try:
-            ZoneInfo(time_zone)
-        except (KeyError, ValueError, OSError) as error:
-            raise InvalidRequest(
-                f"{time_zone!r} is no time zone", hint="write it like Europe/Berlin", field="time_zone"
-            ) from error
+        _zone(time_zone)
         if every is not None:
             return cls(every_seconds=_whole_seconds(every), starts_at=starts_at, time_zone=time_zone)
         made = cls(cron=cron, starts_at=starts_at, time_zone=time_zone)
-        try:
-            made.after(_EPOCH if starts_at is None else starts_at)
-        except CronSimError as error:
-            raise InvalidRequest(
-                f"{cron!r} is no cron expression: {error}",
-                hint="give five fields: minute, hour, day, month, weekday, as in '30 6 * * 1-5'",
-                field="cron",
-            ) from error
+        made.after(_EPOCH if starts_at is None else starts_at)
         return made
 
     def after(self, moment: dt.datetime) -> dt.datetime:
@@ -153,14 +141,30 @@ class Timing:
 
     def _cron(self, moment: dt.datetime, *, reverse: bool = False) -> Iterator[dt.datetime]:
         expression = str(self.cron)
-        local = moment.astimezone(ZoneInfo(self.time_zone))
-        return CronSim(_SHORT_FORMS.get(expression, expression), local, reverse=reverse)
+        local = moment.astimezone(_zone(self.time_zone))
+        try:
+            return CronSim(_SHORT_FORMS.get(expression, expression), local, reverse=reverse)
+        except CronSimError as error:
+            raise InvalidRequest(
+                f"{expression!r} is no cron expression: {error}",
+                hint="give five fields: minute, hour, day, month, weekday, as in '30 6 * * 1-5'",
+                field="cron",
+            ) from error
 
     def _first(self, slots: Iterator[dt.datetime]) -> dt.datetime:
         found = next(slots, None)
         if found is None:
             raise InvalidRequest(f"{self.cron!r} is never due", hint="look at day and month", field="cron")
         return found.astimezone(dt.UTC)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise InvalidRequest(
+            f"{name!r} is no time zone here", hint="write it like Europe/Berlin", field="time_zone"
+        ) from error
 
 
 def _whole_seconds(every: object) -> int:

@@ -188,6 +188,24 @@ def test_one_that_cannot_be_fired_does_not_keep_the_others_and_is_made_up_for_la
     assert client.list_schedules()[0].failure is None
 
 
+@pytest.mark.parametrize("column", ["cron = 'every day'", "time_zone = 'Mars/Olympus'"])
+def test_one_whose_slots_nobody_can_compute_keeps_nobody_from_being_admitted(
+    client: Tasker, tasker_core: OrchestrationCore, tasker_clock: Clock, column: str
+) -> None:
+    client.add_schedule("broken", "shop", "order", cron="@hourly")
+    client.add_schedule("sound", "shop", "order", cron="@hourly")
+    with psycopg.connect(tasker_core.database.url, autocommit=True) as connection:
+        connection.execute(f"UPDATE tasker.schedules SET {column} WHERE name = 'broken'".encode())
+    later = client.create("shop", "order", run_at=now(tasker_core) + HOUR)
+    tasker_clock.advance(HOUR)
+    admit(tasker_core)
+    broken, sound = client.list_schedules()
+    assert str(broken.failure).startswith(("'every day' is no cron expression", "'Mars/Olympus' is no time zone here"))
+    assert (broken.fired, sound.fired, later.state) == (0, 1, "in_progress")
+    # It can be taken away, and replaced.
+    assert client.add_schedule("broken", "shop", "order", cron="@daily", replace=True).outcome == "replaced"
+
+
 def test_a_schedule_is_part_of_its_callers_transaction(
     client: Tasker, tasker_core: OrchestrationCore, tasker_clock: Clock
 ) -> None:
