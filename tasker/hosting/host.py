@@ -43,6 +43,9 @@ class WorkerHost:
     cold: SharedByte = field(default_factory=SharedByte)
     """1 once the worker is to end cold: executors, told to stop, get little time for what still runs."""
 
+    max_memory_kb: int = 0
+    """A pool process that uses more is replaced, after its executor's run; 0: never."""
+
     graceful_seconds: float = 30.0
     """How long handlers may go on at a warm end."""
 
@@ -53,6 +56,11 @@ class WorkerHost:
     """The descriptors that the worker's main loop reads. In a solo pool the executor yields when one is readable."""
 
     pid: int = field(default_factory=os.getpid)
+
+    def resize(self, by: int) -> None:
+        """The pool has so many slots more, or less: executors take them, or leave them."""
+        self.slots = max(1, self.slots + by)
+        self.executor_slots = max(1, self.executor_slots + by)
 
     def also_consumed(self, queues: Iterable[str]) -> set[str]:
         """Those of ``queues`` that a worker without ``-Q`` consumes beside what Celery's settings name."""

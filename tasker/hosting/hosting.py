@@ -24,7 +24,7 @@ from tasker.errors import TaskerError
 from tasker.hosting.callbacks import CallbackReceiver
 from tasker.hosting.delegation import CelerySteps, StepApp
 from tasker.hosting.host import WorkerHost, add_host, find_host
-from tasker.hosting.pools import FIT, PREFORK, SOLO, add_slots, pool_of, refuse_unfit, slots_of
+from tasker.hosting.pools import FIT, PREFORK, SOLO, add_slots, pool_of, refuse_unfit, size_of, slots_of
 from tasker.hosting.process import ProcessCore
 from tasker.hosting.quiet import quieten_solo
 from tasker.hosting.registration import Registration
@@ -121,6 +121,7 @@ class Hosting:
         ends = settings.orchestration.operational_state
         host.graceful_seconds = ends.graceful_shutdown_timeout_seconds
         host.emergency_seconds = ends.emergency_shutdown_timeout_seconds
+        host.max_memory_kb = int(getattr(worker, "max_memory_per_child", None) or 0)
         if not options.get("queues"):
             host.every_queue_but = frozenset(str_to_list(options.get("exclude_queues")) or ())
             for name in host.also_consumed((ORCHESTRATION_QUEUE, *namespaces)):
@@ -147,7 +148,12 @@ class Hosting:
             return
         queues = self.app.amqp.queues
 
+        size = size_of(consumer.controller, host.pool)
+
         def on_namespaces(namespaces: Sequence[str]) -> None:
+            nonlocal size
+            before, size = size, size_of(consumer.controller, host.pool)
+            host.resize(size - before)
             self._adapt(host, settings, consumer, residents, namespaces)
 
         registration = self._registrations[host.hostname] = Registration(
@@ -224,7 +230,7 @@ class Hosting:
         residents: ResidentExecutors,
         namespaces: Sequence[str],
     ) -> None:
-        """Host what is to be hosted by now: a namespace may be new, also one that ``-Q`` names."""
+        """Host what is to be hosted by now: a namespace may be new, also one that ``-Q`` names, or the pool resized."""
         consumed = set(self.app.amqp.queues.consume_from)
         for name in sorted(host.also_consumed(namespaces) - consumed):
             residents.call_soon(functools.partial(consumer.add_task_queue, name))

@@ -42,6 +42,13 @@ def refuse_unfit(worker: Any, pool: str) -> None:
             hint="use -P prefork, threads or solo, or let it consume plain Celery queues only (-Q)",
             field="worker_pool",
         )
+    if pool != PREFORK and _autoscale(worker) is not None:
+        # Celery would end the worker with the first task beyond the fewest slots.
+        raise ConfigurationError(
+            f"worker {worker.hostname} is to scale its pool, which {pool} cannot",
+            hint="use -c with a fixed number of slots, or -P prefork",
+            field="worker_autoscaler",
+        )
     spawned = getattr(worker, "pool_start_method", "fork") != "fork" or "FORKED_BY_MULTIPROCESSING" in os.environ
     if pool == PREFORK and spawned:
         raise ConfigurationError(
@@ -69,6 +76,16 @@ def slots_of(worker: Any, pool: str) -> int:
         worker.pool_cls = concurrency.get_implementation(worker.pool_cls)
         worker._resolve_auto_concurrency()
     return int(worker.concurrency)
+
+
+def size_of(worker: Any, pool: str) -> int:
+    """How many slots a running worker's pool has, spare ones included; of an autoscaling one, the fewest it has.
+
+    Remote control changes it: ``pool_grow``, ``pool_shrink``, ``autoscale``.
+    """
+    if pool != PREFORK:
+        return 0
+    return int(worker.pool.num_processes if worker.autoscaler is None else worker.autoscaler.min_concurrency)
 
 
 def add_slots(worker: Any, pool: str, count: int) -> int:

@@ -70,16 +70,27 @@ class ResidentExecutors:
             self._call_later = None
 
     def assign(self, roles: Sequence[Role]) -> None:
-        """Change what the slots host. All executors are asked to yield, and followed by those of the new roles."""
+        """Change what the slots host. All executors are asked to yield, and followed by those of the new roles.
+
+        Where there are only more of them, those that run go on.
+        """
         with self._lock:
+            more = [slot.role for slot in self._slots] == list(roles[: len(self._slots)])
             slots = self._slots[: len(roles)]
             slots += [Slot(role) for role in roles[len(slots) :]]
             for slot, role in zip(slots, roles, strict=True):
                 slot.role = role
             self._slots = slots
+            self._asked = self._asked or not more
+        if not more:
+            self._host.yields.ask_all()
+        self._soon()
+
+    def restart(self) -> None:
+        """The pool's processes are to be replaced: ask all executors to yield, as that waits for their end."""
+        with self._lock:
             self._asked = True
         self._host.yields.ask_all()
-        self._soon()
 
     def call_soon(self, function: Callable[[], Any]) -> None:
         """Call ``function`` in the thread that may use the consumer; never, while there is no connection."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tasker.executors.grace import LAST_WORDS_SECONDS
 from tasker.executors.wake import Raised
 from tasker.hosting.host import WorkerHost
+from tasker.hosting.memory import memory_watched
 from tasker.hosting.pools import PREFORK
 from tasker.hosting.roles import Role
 from tasker.hosting.termination import termination_caught
@@ -38,7 +39,7 @@ def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict
         return _run_solo(core, host, role)
     with ExitStack() as stack:
         stop, hurried = stack.enter_context(_stop_of(host))
-        ticket = host.yields.ticket()
+        ticket = _yields_of(host, stack)
         loop = _build(core, host, role, stop, ticket)
         loop.hurry_when(hurried, host.emergency_seconds)
         stack.callback(loop.close)
@@ -71,6 +72,16 @@ def _stop_of(host: WorkerHost) -> Iterator[tuple[Raised, Callable[[], bool]]]:
             yield either, lambda: (terminated.is_set() and alone()) or host.cold.value != 0
         finally:
             either.close()
+
+
+def _yields_of(host: WorkerHost, stack: ExitStack) -> Raised:
+    """What asks this executor to end its run: another task that needs the slot, or the memory that it uses."""
+    ticket = host.yields.ticket()
+    if host.pool != PREFORK or not host.max_memory_kb:
+        return ticket
+    either = AnyOf(ticket, stack.enter_context(memory_watched(host.max_memory_kb)))
+    stack.callback(either.close)
+    return either
 
 
 def _build(core: OrchestrationCore, host: WorkerHost, role: Role, stop: Raised, yield_signal: Raised) -> ExecutorLoop:

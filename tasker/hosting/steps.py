@@ -9,7 +9,7 @@ from typing import Any
 from celery import bootsteps
 
 from tasker.hosting.host import find_host
-from tasker.hosting.pools import SOLO
+from tasker.hosting.pools import PREFORK, SOLO
 from tasker.hosting.resident import CHECK_SECONDS, ResidentExecutors
 from tasker.hosting.run import close_kept
 
@@ -75,6 +75,8 @@ class HostExecutors(bootsteps.StartStopStep):
         self.residents: ResidentExecutors | None = None
         if self._host is not None:
             self.residents = ResidentExecutors(self._host, consumer)
+            if self._host.pool == PREFORK:
+                _yield_at_restart(consumer.pool, self.residents)
 
     def include_if(self, consumer: Any) -> bool:
         """Only workers of an app on which Tasker was installed."""
@@ -118,3 +120,14 @@ class HostExecutors(bootsteps.StartStopStep):
 
         self.residents.attach(call_later)
         self._timer = timer.call_repeatedly(CHECK_SECONDS, self.residents.check)
+
+
+def _yield_at_restart(pool: Any, residents: ResidentExecutors) -> None:
+    """Have ``control pool_restart`` reach processes whose executor would run on for minutes."""
+    restart = pool.restart
+
+    def restart_all() -> None:
+        restart()
+        residents.restart()
+
+    pool.restart = restart_all

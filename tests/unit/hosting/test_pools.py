@@ -36,6 +36,13 @@ def test_spawned_processes_are_refused_with_what_to_do() -> None:
     assert "fork" in (refused.value.hint or "")
 
 
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_a_pool_that_cannot_grow_is_refused_where_it_shall_scale(pool: str) -> None:
+    with pytest.raises(ConfigurationError, match=pool) as refused:
+        refuse_unfit(worker(options={"autoscale": "4,1"}), pool)
+    assert "-P prefork" in (refused.value.hint or "")
+
+
 def test_other_pools_are_refused_with_what_to_do() -> None:
     with pytest.raises(ConfigurationError, match="gevent") as refused:
         refuse_unfit(worker(), "celery.concurrency.gevent")
