@@ -24,6 +24,7 @@ from tasker.executors.building import LoopBuilder
 from tasker.executors.delegation import StepSender
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.loop import ExecutorLoop
+from tasker.executors.step_events import EventSink
 from tasker.executors.step_result_processor import Revoke
 from tasker.executors.wake import Raised
 from tasker.handlers.registry import HandlerRegistry
@@ -186,6 +187,7 @@ class OrchestrationCore:
         yield_signal: Raised | None = None,
         worker: str,
         grace_seconds: float | None = None,
+        sink: EventSink | None = None,
     ) -> ExecutorLoop:
         """A loop over new executors of ``kinds``, one of each. Whoever asked closes it; ``close`` closes what is left.
 
@@ -196,6 +198,7 @@ class OrchestrationCore:
             yield_signal: ends one run of the loop.
             worker: name of the worker, or program, that hosts it.
             grace_seconds: how long executors may go on after ``stop``; a sensible default when ``None``.
+            sink: takes the events of steps; ``None``: nobody wants them.
         """
         builder = LoopBuilder(
             self.settings,
@@ -209,7 +212,7 @@ class OrchestrationCore:
             revoke=self._revoke,
         )
         loop = builder.build(
-            kinds, queues, stop=stop, yield_signal=yield_signal, worker=worker, grace_seconds=grace_seconds
+            kinds, queues, stop=stop, yield_signal=yield_signal, worker=worker, grace_seconds=grace_seconds, sink=sink
         )
         with self._lock:
             self._loops.add(loop)

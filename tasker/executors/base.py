@@ -74,6 +74,11 @@ class RegisteredExecutor(ABC):
         """Whether work goes on in the background."""
         return False
 
+    @property
+    def holds(self) -> int:
+        """How many items of work it holds at present."""
+        return 0
+
     @abstractmethod
     def drain(self, limit: int) -> int:
         """Take at most ``limit`` items of work, process them, and say how many there were."""

@@ -17,6 +17,7 @@ from tasker.executors.idle import IdleSchedule
 from tasker.executors.link import Link
 from tasker.executors.loop import DEFAULT_GRACE_SECONDS, ExecutorLoop, Slot, Subscribe, Subscription
 from tasker.executors.step_enqueuer import StepEnqueuer
+from tasker.executors.step_events import EventSink
 from tasker.executors.step_executor import StepExecutor, StepLimits
 from tasker.executors.step_result_processor import Revoke, StepResultProcessor
 from tasker.executors.task_claimer import TaskClaimer
@@ -66,6 +67,7 @@ class LoopBuilder:
         yield_signal: Raised | None,
         worker: str,
         grace_seconds: float | None = None,
+        sink: EventSink | None = None,
     ) -> ExecutorLoop:
         """A loop over one executor of each of ``kinds``. Nothing is opened or registered before it runs."""
         seconds = DEFAULT_GRACE_SECONDS if grace_seconds is None else grace_seconds
@@ -85,7 +87,7 @@ class LoopBuilder:
         executors: list[RegisteredExecutor] = []
         for kind in dict.fromkeys(kinds):
             if kind is ExecutorKind.STEP_EXECUTOR:
-                executors.append(self._step_executor(tuple(queues), worker=worker, stop=stop, grace=grace))
+                executors.append(self._step_executor(tuple(queues), worker=worker, stop=stop, grace=grace, sink=sink))
             else:
                 executors.append(
                     self._orchestration(kind, worker=worker, link=shared_link, grace=grace, make_link=link)
@@ -124,7 +126,9 @@ class LoopBuilder:
 
         return subscribe
 
-    def _step_executor(self, queues: tuple[str, ...], *, worker: str, stop: Raised, grace: GracePeriod) -> StepExecutor:
+    def _step_executor(
+        self, queues: tuple[str, ...], *, worker: str, stop: Raised, grace: GracePeriod, sink: EventSink | None
+    ) -> StepExecutor:
         system = self.settings.system
         return StepExecutor(
             queues,
@@ -140,6 +144,7 @@ class LoopBuilder:
                 max_claim_bytes=system.max_claim_bytes,
             ),
             send=self.send,
+            sink=sink,
         )
 
     def _orchestration(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 
 class Counters:
@@ -12,6 +12,8 @@ class Counters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
+        self.changed: Callable[[], None] = _nothing
+        """Called after each change, by whoever made it; set by whoever shows the counts elsewhere."""
 
     def add(self, **counts: int) -> None:
         """Raise the named counts."""
@@ -19,6 +21,7 @@ class Counters:
             for name, count in counts.items():
                 if count:
                     self._counts[name] = self._counts.get(name, 0) + count
+        self.changed()
 
     def snapshot(self) -> dict[str, int]:
         """All counts so far; those that are still zero are left out."""
@@ -32,3 +35,7 @@ class Counters:
             for name, count in self.snapshot().items()
             if count != earlier.get(name, 0)
         }
+
+
+def _nothing() -> None:
+    pass

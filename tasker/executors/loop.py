@@ -120,6 +120,11 @@ class ExecutorLoop:
             slot.executor.wake = functools.partial(self._poke, slot)
             slot.executor.beat_soon = heartbeat.soon
 
+    @property
+    def executors(self) -> tuple[RegisteredExecutor, ...]:
+        """What it drains."""
+        return tuple(slot.executor for slot in self._slots)
+
     def hurry_when(self, asked: Callable[[], bool], seconds: float) -> None:
         """Allow executors that are told to stop at most ``seconds`` more while ``asked()``.
 

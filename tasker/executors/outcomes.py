@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import orjson
@@ -19,10 +20,13 @@ RESULT_NOT_STORABLE = "result_not_storable"
 class Outcome:
     """What became of one held step; ``body`` is sent as it is, with ``may_continue`` added when it is sent."""
 
-    __slots__ = ("answered", "body", "step")
+    __slots__ = ("answered", "body", "encoded", "ended_at", "step")
 
     def __init__(self, step: HeldStep, status: str, **parts: Any) -> None:
         self.step = step
+        self.ended_at = time.monotonic()
+        self.encoded: bytes | None = None
+        """The result as JSON, which cannot be read from the body."""
         self.answered = False
         """Accepted or stale, or its incarnation was lost: never to be sent again."""
         self.body: dict[str, Any] = {
@@ -48,7 +52,9 @@ class Outcome:
 
 def completed(step: HeldStep, encoded: bytes) -> Outcome:
     """The handler returned; ``encoded`` is its result as strict JSON, encoded once and copied from here on."""
-    return Outcome(step, "complete", results=orjson.Fragment(encoded))
+    outcome = Outcome(step, "complete", results=orjson.Fragment(encoded))
+    outcome.encoded = encoded
+    return outcome
 
 
 def failed(step: HeldStep, failure: Failure) -> Outcome:

@@ -11,7 +11,8 @@ class LoopStatistics:
     """JSON-able by ``as_dict``.
 
     Attributes:
-        ended: why: ``stopped``, ``yielded``, ``lifetime``, ``requested`` (each executor was asked to stop) or ``idle``.
+        ended: why: ``stopped``, ``yielded``, ``lifetime``, ``requested`` (each executor was asked to stop),
+            ``idle`` or ``drained`` (the worker hosts none at present).
         seconds: how long it ran.
         drains: calls of ``drain``, by kind.
         taken: items of work taken, by kind.

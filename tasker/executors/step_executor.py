@@ -25,6 +25,7 @@ from tasker.executors.notifier import Notifier
 from tasker.executors.outcomes import Outcome
 from tasker.executors.preparing import Preparer
 from tasker.executors.set_aside import SetAside
+from tasker.executors.step_events import EventSink, NoSink, StepEvents
 from tasker.executors.step_runner import StepRunner
 from tasker.executors.submission import Reporting
 from tasker.executors.wake import Raised
@@ -82,6 +83,7 @@ class StepExecutor(RegisteredExecutor):
         grace: how long it may go on after that.
         limits: how much it takes.
         send: sends steps that are Celery tasks; ``None`` where there is no Celery.
+        sink: takes the events of steps; ``None`` where nobody can want them.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class StepExecutor(RegisteredExecutor):
         grace: GracePeriod,
         limits: StepLimits,
         send: StepSender | None = None,
+        sink: EventSink | None = None,
     ) -> None:
         def link(purpose: str) -> Link:
             return Link(
@@ -112,6 +115,7 @@ class StepExecutor(RegisteredExecutor):
         self._preparer = Preparer(handlers, limits.max_result_bytes)
         self._held = HeldSteps()
         self._intake = Intake()
+        self._events = StepEvents(NoSink() if sink is None else sink, self.counters)
         # Written by the loop's thread and, when messages were sent to our own queues, by the completer's.
         self._dry_until = 0.0
         self._reach = limits.batch_size
@@ -125,6 +129,7 @@ class StepExecutor(RegisteredExecutor):
             intake=self._intake,
             notifier=Notifier(),
             counters=self.counters,
+            events=self._events,
             lost=self.lost,
             queued=self._queued,
         )
@@ -145,6 +150,7 @@ class StepExecutor(RegisteredExecutor):
             submit=self._submit,
             give_back=self._completer.give_back,
             counters=self.counters,
+            events=self._events,
         )
         self._runner = StepRunner(
             self._preparer,
@@ -163,6 +169,11 @@ class StepExecutor(RegisteredExecutor):
     def busy(self) -> bool:
         """Whether async handlers run, or results are on their way."""
         return self._held.count > 0 or self._completer.pending
+
+    @property
+    def holds(self) -> int:
+        """How many steps it holds."""
+        return self._held.count
 
     def start(self) -> None:
         """Register, and start watching."""
@@ -228,6 +239,7 @@ class StepExecutor(RegisteredExecutor):
         if answer["stop_requested"]:
             self.stop_requested = True
         if steps and not incarnation.lost:
+            self._events.received(steps)
             self._held.add(steps)
             self.counters.add(claims=1, claimed=len(steps))
             self._watchdog.attend()
@@ -261,6 +273,7 @@ class StepExecutor(RegisteredExecutor):
                 if step is None:
                     break
                 started += 1
+                self._events.started(step)
                 self._runner.run(step)
         return started
 
@@ -299,6 +312,7 @@ class StepExecutor(RegisteredExecutor):
         for step in gone:
             step.incarnation.ledger.settled(step.call_no)
             self._runner.stop_if_async(step)
+        self._events.revoked(step for step in gone if step.cancelled == "cancelled")
         self.counters.add(cancelled=len(gone))
 
     def expected_ms(self) -> tuple[Mapping[str, float], Callable[[], None]]:
@@ -323,6 +337,7 @@ class StepExecutor(RegisteredExecutor):
         end_running(self._held, self._submit, self._completer.give_back)
         if not self._completer.drain(time.monotonic() + max(1.0, self.grace.remaining())):
             logger.warning("not everything could be reported before the executor had to end; others will run it again")
+        self._events.flush()
         self.deregister()
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from tasker.executors.intake import Chain, Intake
 from tasker.executors.link import Link, sqlstate_of
 from tasker.executors.notifier import Notifier
 from tasker.executors.outcomes import RESULT_NOT_STORABLE, Outcome, refused
+from tasker.executors.step_events import StepEvents
 from tasker.messaging.queues import channel_name
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Reporting:
         intake: makes them.
         notifier: takes the channels to notify.
         counters: of the executor.
+        events: of its steps.
         lost: called with an incarnation that the database says is lost.
         queued: called with the queues that got messages and have an idle consumer.
     """
@@ -54,6 +56,7 @@ class Reporting:
     intake: Intake
     notifier: Notifier
     counters: Counters
+    events: StepEvents
     lost: Callable[[Incarnation], None]
     queued: Callable[[Sequence[str]], None]
 
@@ -194,6 +197,7 @@ def _heed(
     continued = reporting.intake.take(answer, incarnation, call_no, chains)
     incarnation.ledger.answered(call_no, len(continued))
     if continued:
+        reporting.events.received(continued)
         reporting.held.add(continued)
         sent.continued += len(continued)
 
@@ -211,6 +215,7 @@ def _heed(
             stale += 1
             logger.info("step %s: outcome refused, %s", step.template.label, reply.get("reason"))
             continue
+        reporting.events.ended(outcome, reply.get("state"))
         match outcome.status:
             case "complete":
                 done += 1
@@ -220,6 +225,7 @@ def _heed(
                 sent.delegated.append(step)
     for number, steps in settled.items():
         incarnation.ledger.settled(number, steps)
+    reporting.events.flush()
     reporting.counters.add(
         completed=done,
         failed=failures,

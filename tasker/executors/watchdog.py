@@ -16,6 +16,7 @@ from tasker.executors.counters import Counters
 from tasker.executors.grace import GracePeriod
 from tasker.executors.held import HeldStep, HeldSteps
 from tasker.executors.outcomes import Outcome
+from tasker.executors.step_events import StepEvents
 from tasker.executors.wake import HasFileno, Raised, WakePipe, wait_readable
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Watchdog:
         submit: takes the outcomes it speaks for.
         give_back: takes steps to be released.
         counters: of the executor.
+        events: of its steps; sent here when nobody else does it in time.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Watchdog:
         submit: Callable[[Outcome], None],
         give_back: Callable[[Sequence[HeldStep]], None],
         counters: Counters,
+        events: StepEvents,
     ) -> None:
         self._held = held
         self._stop = stop
@@ -57,6 +60,7 @@ class Watchdog:
         self._submit = submit
         self._give_back = give_back
         self._counters = counters
+        self._events = events
         self._wake = WakePipe()
         self._lock = threading.Lock()  # owns _dormant
         self._dormant = False
@@ -113,6 +117,7 @@ class Watchdog:
 
     def _look(self, now: float) -> None:
         stopping = self._grace.begun
+        self._events.flush()
         self._give_back(self._held.take_unstarted(None if stopping else now - UNSTARTED_SECONDS))
         for step in self._held.take_timed_out(now):
             logger.warning("step %s of task %s timed out", step.template.label, step.task_uuid)

@@ -1,4 +1,4 @@
-"""What one Celery worker shares with its pool: how to stop, how to yield, and what its slots host."""
+"""What one Celery worker shares with its pool: how to stop and to yield, what its slots host, what becomes of that."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 from tasker.errors import ConfigurationError
 from tasker.executors.stop import StopSignal
+from tasker.hosting.event_pipe import EventPipe
 from tasker.hosting.roles import Role
 from tasker.hosting.shared import SharedByte
+from tasker.hosting.tally import Board
 from tasker.hosting.yielding import YieldPipe
 
 
@@ -37,6 +39,8 @@ class WorkerHost:
     every_queue_but: frozenset[str] | None = None
     stop: StopSignal = field(default_factory=StopSignal)
     yields: YieldPipe = field(default_factory=YieldPipe)
+    board: Board = field(default_factory=Board)
+    events: EventPipe = field(default_factory=EventPipe)
     detached: SharedByte = field(default_factory=SharedByte)
     """1 while the consumer is between two broker connections: nobody could start a successor, so carry on."""
 

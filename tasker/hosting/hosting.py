@@ -21,8 +21,10 @@ from tasker.database import coordination
 from tasker.database.calls import run
 from tasker.database.connection import Database
 from tasker.errors import TaskerError
+from tasker.hosting import remote  # noqa: F401  (registers its commands)
 from tasker.hosting.callbacks import CallbackReceiver
 from tasker.hosting.delegation import CelerySteps, StepApp
+from tasker.hosting.event_publisher import EventPublisher
 from tasker.hosting.host import WorkerHost, add_host, find_host
 from tasker.hosting.pools import FIT, PREFORK, SOLO, add_slots, pool_of, refuse_unfit, size_of, slots_of
 from tasker.hosting.process import ProcessCore
@@ -31,7 +33,7 @@ from tasker.hosting.registration import Registration
 from tasker.hosting.resident import RUN_EXECUTORS, ResidentExecutors
 from tasker.hosting.roles import ORCHESTRATION_QUEUE, Role, roles_of
 from tasker.hosting.side_connection import SideConnection
-from tasker.hosting.steps import HostExecutors, StopExecutors
+from tasker.hosting.steps import HostExecutors, StopExecutors, hosting_step
 from tasker.hosting.tasks import Tasks
 from tasker.messaging.client import PgmqClient
 from tasker.messaging.queues import STEP_RESULTS
@@ -63,6 +65,7 @@ class Hosting:
         self.steps = steps
         self._registrations: dict[str, Registration] = {}
         self._receivers: dict[str, CallbackReceiver] = {}
+        self._publishers: dict[str, EventPublisher] = {}
         # Of the main process of a worker that forks.
         self._side: SideConnection | None = None
         self._settings: Settings | None = None
@@ -142,10 +145,12 @@ class Hosting:
     def on_ready(self, consumer: Any) -> None:
         """The worker consumes: register it, and heed what namespaces there are from now on."""
         host = find_host(consumer.hostname)
-        residents = next((step.residents for step in consumer.steps if isinstance(step, HostExecutors)), None)
+        step = hosting_step(consumer)
         settings = self._settings
-        if host is None or residents is None or settings is None:
+        if host is None or step is None or step.residents is None or step.publisher is None or settings is None:
             return
+        residents = step.residents
+        self._publishers[host.hostname] = step.publisher
         queues = self.app.amqp.queues
 
         size = size_of(consumer.controller, host.pool)
@@ -181,6 +186,9 @@ class Hosting:
         receiver = self._receivers.pop(host.hostname, None)
         if receiver is not None:
             receiver.end()
+        publisher = self._publishers.pop(host.hostname, None)
+        if publisher is not None:
+            publisher.end()
         self.process.close()
         hurry_no_more(host.stop.is_set)
 

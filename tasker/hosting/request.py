@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from celery.worker.request import Request
@@ -9,6 +10,7 @@ from celery.worker.request import Request
 from tasker.hosting.host import find_host
 from tasker.hosting.pools import PREFORK
 from tasker.hosting.slot import Occupant
+from tasker.hosting.tally import Tally, describe
 
 
 class ExecutorRequest(Request):
@@ -17,6 +19,17 @@ class ExecutorRequest(Request):
     Local ones have nothing to acknowledge: the late acknowledgement is how their slot learns that they ended. Those
     from a queue run for minutes and must not be redelivered; whoever sent them counts executors and sends again.
     """
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        super().__init__(message, **options)
+        self.tally: Tally | None = None
+        if (occupant := self.occupant) is not None:
+            self.tally = occupant.slot.tally
+        elif (host := find_host(self.hostname)) is not None and (tally := host.board.allot()) is not None:
+            self.tally = tally
+            tally.assign(self.id)
+            # However it ends, nobody keeps the request then.
+            weakref.finalize(self, tally.free).atexit = False
 
     @property
     def occupant(self) -> Occupant | None:
@@ -28,6 +41,12 @@ class ExecutorRequest(Request):
         super().on_accepted(pid, time_accepted)
         if self.occupant is None:
             self.acknowledge()
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """What ``inspect active`` shows, and what it runs."""
+        said = {**dict(zip(("kind", "queues"), self.args, strict=False)), **self.kwargs}
+        executor = describe(str(said.get("kind", "")), said.get("queues", ()), self.tally)
+        return {**super().info(safe=safe), "executor": executor}
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """It raised, or its process died."""

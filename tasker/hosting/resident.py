@@ -12,7 +12,9 @@ from celery.worker import state
 
 from tasker.hosting.host import WorkerHost
 from tasker.hosting.messages import local_message
+from tasker.hosting.pools import SOLO
 from tasker.hosting.roles import Role
+from tasker.hosting.run import close_kept
 from tasker.hosting.slot import RESTART_SECONDS, Slot
 
 logger = logging.getLogger(__name__)
@@ -46,11 +48,13 @@ class ResidentExecutors:
         # comes from a pool thread and the checks from the timer's. Never held while a task is handed over: in a solo
         # pool that runs it.
         self._lock = threading.RLock()
-        self._slots = [Slot(role) for role in host.roles]
+        self._slots = [self._new_slot(role) for role in host.roles]
         self._call_later: Callable[[float, Callable[[], Any]], Any] | None = None
         self._waited = False
         self._asked = False
         self._yielded_at = 0.0
+        self.started = self.ended = self.lost = self.yields = 0
+        """How many executors were started, ended, ended without a word, were asked to yield to an ordinary task."""
 
     # -- starting and stopping ------------------------------------------------------------------------------------
 
@@ -77,7 +81,10 @@ class ResidentExecutors:
         with self._lock:
             more = [slot.role for slot in self._slots] == list(roles[: len(self._slots)])
             slots = self._slots[: len(roles)]
-            slots += [Slot(role) for role in roles[len(slots) :]]
+            slots += [self._new_slot(role) for role in roles[len(slots) :]]
+            for slot in self._slots[len(roles) :]:
+                if slot.tally is not None:
+                    slot.tally.free()
             for slot, role in zip(slots, roles, strict=True):
                 slot.role = role
             self._slots = slots
@@ -85,6 +92,26 @@ class ResidentExecutors:
         if not more:
             self._host.yields.ask_all()
         self._soon()
+
+    def drain(self) -> bool:
+        """Have all executors finish what they hold, and start none until ``resume``; false if that was so already."""
+        if self._host.yields.drained:
+            return False
+        with self._lock:
+            self._asked = True
+        self._host.yields.drain()
+        if self._host.pool == SOLO:
+            # The loop that a solo worker keeps between two runs may have async handlers to wait for.
+            threading.Thread(target=close_kept, args=(self._host.hostname,), name="tasker-drain").start()
+        return True
+
+    def resume(self) -> bool:
+        """Host executors again; false if nothing else was asked for."""
+        if not self._host.yields.drained:
+            return False
+        self._host.yields.resume()
+        self._soon()
+        return True
 
     def restart(self) -> None:
         """The pool's processes are to be replaced: ask all executors to yield, as that waits for their end."""
@@ -98,6 +125,12 @@ class ResidentExecutors:
         if call_later is not None:
             call_later(0, function)
 
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The slots, as they are now."""
+        with self._lock:
+            return tuple(self._slots)
+
     # -- looking after slots --------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -105,12 +138,17 @@ class ResidentExecutors:
         if self._host.stop.is_set():
             return
         self._find_lost()
+        if self._host.yields.drained:
+            return
         now = time.monotonic()
         with self._lock:
             empty = [slot for slot in self._slots if slot.occupant is None and slot.not_before <= now]
         for slot in empty:
             self._fill(slot)
         self._weigh()
+
+    def _new_slot(self, role: Role) -> Slot:
+        return Slot(role, self._host.board.allot())
 
     def _fill(self, slot: Slot) -> None:
         consumer = self._consumer
@@ -120,6 +158,9 @@ class ResidentExecutors:
             occupant = slot.occupy(self._ended)
         role = slot.role
         message = local_message(consumer.app, RUN_EXECUTORS, (role.kind, list(role.namespaces)))
+        if slot.tally is not None:
+            slot.tally.assign(message.headers["id"])
+        self.started += 1
         strategy = consumer.strategies[RUN_EXECUTORS]
         # Without the consumer's callbacks autoscale would not see the load.
         strategy(message, None, occupant, occupant, [occupant.bind, *consumer.on_task_message])
@@ -129,6 +170,7 @@ class ResidentExecutors:
 
     def _ended(self, slot: Slot) -> None:
         """An executor ended: fill its slot again as soon as it may be."""
+        self.ended += 1
         self._soon(slot.not_before - time.monotonic())
 
     def _soon(self, seconds: float = 0.0) -> None:
@@ -151,6 +193,7 @@ class ResidentExecutors:
             if (request not in state.reserved_requests or request.worker_pid in dead) and occupant.slot.vacate(
                 occupant
             ):
+                self.lost += 1
                 logger.warning("An executor of worker %s ended without a word; starting another.", self._host.hostname)
 
     # -- yielding -------------------------------------------------------------------------------------------------
@@ -167,6 +210,7 @@ class ResidentExecutors:
             self._asked = False
         if ask:
             self._yielded_at = time.monotonic()
+            self.yields += 1
             self._host.yields.ask()
             self._asked = True
         self._waited = needed

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasker.executors.grace import LAST_WORDS_SECONDS
+from tasker.executors.statistics import LoopStatistics
 from tasker.executors.wake import Raised
 from tasker.hosting.host import WorkerHost
 from tasker.hosting.memory import memory_watched
 from tasker.hosting.pools import PREFORK
 from tasker.hosting.roles import Role
+from tasker.hosting.tally import Tally
 from tasker.hosting.termination import termination_caught
 from tasker.hosting.watching import AnyOf, Readable
 from tasker.messaging.queues import queue_name
@@ -29,20 +31,30 @@ LEEWAY_SECONDS = LAST_WORDS_SECONDS + 2.0
 """How long after its time a pool process that was sent SIGTERM may take to report and give back what it held."""
 
 
-def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict[str, Any]:
-    """Serve until the lifetime is over, the worker stops, or somebody else needs the slot.
+def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role, tally: Tally | None) -> dict[str, Any]:
+    """Serve until the lifetime is over, the worker stops or is drained, or somebody else needs the slot.
+
+    Args:
+        core: this process's.
+        host: the worker.
+        role: what to run.
+        tally: where to count what is done; ``None``: nowhere.
 
     Returns:
         The loop's statistics.
     """
+    if host.yields.drained:
+        return LoopStatistics(ended="drained").as_dict()
     if host.pool == "solo":
-        return _run_solo(core, host, role)
+        return _run_solo(core, host, role, tally)
     with ExitStack() as stack:
         stop, hurried = stack.enter_context(_stop_of(host))
         ticket = _yields_of(host, stack)
         loop = _build(core, host, role, stop, ticket)
         loop.hurry_when(hurried, host.emergency_seconds)
         stack.callback(loop.close)
+        if tally is not None:
+            tally.follow(loop)
         while True:
             statistics = loop.run(core.settings.orchestration.executor_lifetime_seconds)
             # Between two of the worker's connections to the broker nobody would start a successor.
@@ -92,6 +104,7 @@ def _build(core: OrchestrationCore, host: WorkerHost, role: Role, stop: Raised, 
         stop=stop,
         yield_signal=yield_signal,
         worker=host.hostname,
+        sink=host.events,
         grace_seconds=host.graceful_seconds,
     )
 
@@ -109,7 +122,7 @@ class _Kept:
 _kept: dict[str, _Kept] = {}
 
 
-def _run_solo(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict[str, Any]:
+def _run_solo(core: OrchestrationCore, host: WorkerHost, role: Role, tally: Tally | None) -> dict[str, Any]:
     """One short run of a loop that is kept, with its connection, from run to run.
 
     It yields as soon as the worker's main loop, which it blocks, has something to read.
@@ -120,6 +133,8 @@ def _run_solo(core: OrchestrationCore, host: WorkerHost, role: Role) -> dict[str
         main_loop = Readable()
         kept = _kept[host.hostname] = _Kept(role, _build(core, host, role, host.stop, main_loop), main_loop)
         kept.loop.hurry_when(lambda: host.cold.value != 0, host.emergency_seconds)
+    if tally is not None:
+        tally.follow(kept.loop)
     kept.main_loop.watch(host.main_loop())
     return kept.loop.run(SOLO_LIFETIME_SECONDS).as_dict()
 

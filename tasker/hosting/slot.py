@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tasker.hosting.roles import Role
+from tasker.hosting.tally import Tally
 
 RESTART_SECONDS = 0.001
 """Between two occupants. In a solo pool an executor blocks the main loop: this lets it read its sockets in between."""
@@ -47,11 +48,19 @@ class Occupant:
 
 
 class Slot:
-    """A slot of the worker's pool, its role, and who fills it at present."""
+    """A slot of the worker's pool, its role, and who fills it at present.
 
-    def __init__(self, role: Role) -> None:
+    Args:
+        role: what it runs.
+        tally: where its executors count what they do; ``None``: nowhere.
+    """
+
+    def __init__(self, role: Role, tally: Tally | None = None) -> None:
         self.role = role
+        self.tally = tally
         self.occupant: Occupant | None = None
+        self.failures = 0
+        """How many occupants raised, or died with their process."""
         self.not_before = 0.0
         """``time.monotonic()`` before which it is not filled again: executors that fail at once must not spin."""
         self._pause = FIRST_PAUSE_SECONDS
@@ -66,6 +75,7 @@ class Slot:
         if self.occupant is not occupant:
             return False
         now = time.monotonic()
+        self.failures += occupant.failed
         if occupant.failed and now - occupant.since < LONGEST_PAUSE_SECONDS:
             self.not_before = now + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)

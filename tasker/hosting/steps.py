@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import bootsteps
 
+from tasker.hosting.event_publisher import EventPublisher
 from tasker.hosting.host import find_host
 from tasker.hosting.pools import PREFORK, SOLO
 from tasker.hosting.resident import CHECK_SECONDS, ResidentExecutors
@@ -73,10 +74,12 @@ class HostExecutors(bootsteps.StartStopStep):
         self._host = find_host(consumer.hostname)
         self._timer: Any = None
         self.residents: ResidentExecutors | None = None
+        self.publisher: EventPublisher | None = None
         if self._host is not None:
             self.residents = ResidentExecutors(self._host, consumer)
             if self._host.pool == PREFORK:
                 _yield_at_restart(consumer.pool, self.residents)
+            self.publisher = EventPublisher(self._host, consumer.app)
 
     def include_if(self, consumer: Any) -> bool:
         """Only workers of an app on which Tasker was installed."""
@@ -87,13 +90,13 @@ class HostExecutors(bootsteps.StartStopStep):
         assert self._host is not None
         self._host.detached.value = 0
         if consumer.hub is None:
-            self._attach(consumer.timer)
+            self._attach(consumer, consumer.timer)
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """The event loop is about to run, and the pool has been registered with it."""
         assert self._host is not None
         self._host.main_loop = lambda: tuple(hub.readers)
-        self._attach(hub.timer, hub)
+        self._attach(consumer, hub.timer, hub)
 
     def stop(self, consumer: Any) -> None:
         """The broker's connection was lost, or the worker ends."""
@@ -105,9 +108,11 @@ class HostExecutors(bootsteps.StartStopStep):
             consumer.timer.cancel(self._timer)
             self._timer = None
 
-    def _attach(self, timer: Any, hub: Any = None) -> None:
+    def _attach(self, consumer: Any, timer: Any, hub: Any = None) -> None:
         assert self._host is not None
         assert self.residents is not None
+        assert self.publisher is not None
+        residents, publisher = self.residents, self.publisher
 
         loop_thread = threading.get_ident()
 
@@ -118,8 +123,19 @@ class HostExecutors(bootsteps.StartStopStep):
                 # The timer belongs to the loop's thread, which this also wakes.
                 hub.call_soon(timer.call_after, seconds, function)
 
-        self.residents.attach(call_later)
-        self._timer = timer.call_repeatedly(CHECK_SECONDS, self.residents.check)
+        def look() -> None:
+            # Celery tells nobody that events are switched on or off.
+            publisher.heed(consumer.event_dispatcher)
+            residents.check()
+
+        publisher.heed(consumer.event_dispatcher)
+        residents.attach(call_later)
+        self._timer = timer.call_repeatedly(CHECK_SECONDS, look)
+
+
+def hosting_step(consumer: Any) -> HostExecutors | None:
+    """What hosts executors in a worker's consumer."""
+    return next((step for step in consumer.steps if isinstance(step, HostExecutors)), None)
 
 
 def _yield_at_restart(pool: Any, residents: ResidentExecutors) -> None:

@@ -121,7 +121,7 @@ class Tasks:
         core = self._hosting.process.get()
         if any(kind != ExecutorKind.STEP_EXECUTOR for kind in role.kinds):
             watch_ticks(core, host, self.coordinator_tick)
-        return run_executors(core, host, role)
+        return run_executors(core, host, role, host.board.find(request.id))
 
     def drain_executor(self, request: Any, kind: str) -> int:
         """Drain one orchestration kind until it finds nothing more; how many items there were."""

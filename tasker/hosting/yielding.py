@@ -13,11 +13,13 @@ class YieldPipe:
 
     The worker's main process asks, and may take a request back that nobody has taken. Each byte is read by exactly one
     executor, so one request frees one slot, in whichever process its taker lives. ``ask_all`` raises a shared number
-    instead, which all executors that run by then see.
+    instead, which all executors that run by then see. While the worker is drained, executors yield as soon as they
+    look, those too that begin only then.
     """
 
     def __init__(self) -> None:
         self._generation = SharedByte()
+        self._drained = SharedByte()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
@@ -31,6 +33,21 @@ class YieldPipe:
         """Ask all executors that run now. A request is left in the pipe, so that they look; withdraw it later."""
         self._generation.value = (self._generation.value + 1) % 256
         self.ask()
+
+    @property
+    def drained(self) -> bool:
+        """Whether the worker is to host no executors at present."""
+        return self._drained.value != 0
+
+    def drain(self) -> None:
+        """Ask all executors, also those to come, until ``resume``."""
+        self._drained.value = 1
+        self.ask_all()
+
+    def resume(self) -> None:
+        """Let executors run again."""
+        self._drained.value = 0
+        self.withdraw()
 
     def withdraw(self) -> int:
         """Take back the requests that nobody has taken, and return how many they were."""
@@ -71,7 +88,8 @@ class YieldTicket:
 
     def is_set(self) -> bool:
         """Whether this executor is the one to yield; takes a waiting request."""
-        self._taken = self._taken or self._generation.value != self._mine or self._pipe.take()
+        pipe = self._pipe
+        self._taken = self._taken or pipe.drained or self._generation.value != self._mine or pipe.take()
         return self._taken
 
     def fileno(self) -> int:

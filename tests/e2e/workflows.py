@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tasker import Retry, StepContext, workflow
+from tasker import PermanentError, Retry, StepContext, workflow
 
 NAMESPACE = "e2e"
 OTHER_NAMESPACE = "e2e_other"
@@ -68,6 +68,14 @@ def third_time_lucky(ctx: StepContext) -> dict[str, Any]:
     if ctx.attempt < 3:
         raise RuntimeError("not yet")
     return {"attempt": ctx.attempt}
+
+
+hopeless = workflow(NAMESPACE, "hopeless", version="1.0.0")
+
+
+@hopeless.step
+def give_up(ctx: StepContext) -> None:
+    raise PermanentError("it was never possible", code="no_hope")
 
 
 charge = workflow(NAMESPACE, "charge", version="1.0.0")
