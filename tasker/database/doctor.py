@@ -24,6 +24,7 @@ Connection = psycopg.Connection[Any]
 
 _OLDEST_SERVER, _NEWEST_TESTED = 14, 18
 _LONG_TRANSACTION = dt.timedelta(minutes=5)
+_LATE_SCHEDULE = dt.timedelta(minutes=5)
 _MANY_DEAD = 0.3
 _FEW_ROWS = 10_000
 _CONNECTIONS_USED = 0.85
@@ -199,6 +200,23 @@ def _coordinator(connection: Connection) -> Iterator[Finding]:
     yield Finding("coordinator", verdict, f"{detail}; {executors} executors", advice)
 
 
+def _schedules(connection: Connection) -> Iterator[Finding]:
+    rows = connection.execute(
+        "SELECT name, next_due_at, failure FROM tasker.schedules WHERE paused_at IS NULL"
+        " AND (failure IS NOT NULL OR next_due_at < tasker.now() - %s) ORDER BY next_due_at LIMIT 5",
+        (_LATE_SCHEDULE,),
+    ).fetchall()
+    for name, due_at, failure in rows:
+        yield Finding(
+            f"schedule {name}",
+            "warning",
+            failure or f"its slot of {_when(due_at)} is not fired",
+            "mend that, or `tasker schedule pause` it" if failure else "run an orchestration worker",
+        )
+    if not rows:
+        yield Finding("schedules", "ok", f"{_one(connection, 'SELECT count(*) FROM tasker.schedules')}, none late")
+
+
 def _dead_letters(connection: Connection) -> Iterator[Finding]:
     # At most a thousand are counted: no list of complaints is read further than that.
     count = _one(
@@ -215,6 +233,7 @@ def _dead_letters(connection: Connection) -> Iterator[Finding]:
 _CHECKS_OF_SCHEMA: tuple[Callable[[Connection], Iterator[Finding]], ...] = (
     _partitions,
     _coordinator,
+    _schedules,
     _dead_letters,
     _long_transactions,
     _bloat,

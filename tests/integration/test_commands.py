@@ -114,6 +114,20 @@ def test_db_doctor_finds_what_is_wrong(core: Core) -> None:
     assert findings["coordinator"]["verdict"] == "warning"
 
 
+def test_db_doctor_names_schedules_that_are_late_and_those_that_fail(core: Core) -> None:
+    named = {"namespace": "shop", "name": "order"}
+    for name in ("late", "failing", "paused"):
+        due_at = {"next_due_at": "2026-01-01T00:00:00Z"}
+        core.call("set_schedule", {"name": name, "task": named, "every_seconds": 60, **due_at})
+    failed = {"failure": "no workflow shop/order is registered", "retry_seconds": 60}
+    core.call("postpone_schedule", {"name": "failing", "expected_due_at": "2026-01-01T00:00:00Z", **failed})
+    core.call("change_schedule", {"name": "paused", "action": "pause"})
+    findings = {finding["check"]: finding for finding in told("db", "doctor")}
+    assert "2026-01-01T00:00:00" in findings["schedule late"]["detail"]
+    assert findings["schedule failing"]["detail"] == "no workflow shop/order is registered"
+    assert "schedule paused" not in findings
+
+
 def test_db_doctor_of_an_empty_database_is_a_problem_with_exit_code_1(empty_url: str) -> None:
     findings = {finding["check"]: finding for finding in told("db", "doctor", code=1)}
     assert findings["schema"]["verdict"] == "problem"
