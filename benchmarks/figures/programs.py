@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from benchmarks.figures import (
     payloads,
     rolling_restart,
     snapshot,
+    transport,
 )
 from benchmarks.figures.found import Found
 from benchmarks.figures.sizes import Sizes
@@ -37,10 +39,14 @@ PROGRAMS: dict[str, Program] = {
     "snapshot": snapshot.measure,
     "memory": memory.measure,
     "rolling_restart": rolling_restart.measure,
+    "transport": transport.measure,
 }
 
 SETTINGS = {"track_commit_timestamp": "on"}
 """What `benchmarks.figures.handoff` needs of the server."""
+
+REDIS_URL = os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:6379/0")
+COMPARED_WITH_REDIS = frozenset({"transport"})
 
 
 def measure_into(
@@ -63,7 +69,8 @@ def measure_into(
         part: run.setdefault(f"figures{part}", {}) for part in ("", "_details", "_from", "_failed")
     }
     failed: dict[str, str] = {}
-    with servers(database_url=database_url, redis=False, rabbitmq=False, settings=SETTINGS) as at:
+    redis = not COMPARED_WITH_REDIS.isdisjoint(names)
+    with servers(database_url=database_url, redis_url=REDIS_URL, redis=redis, rabbitmq=False, settings=SETTINGS) as at:
         origin = about(at, [])
         for name in names:
             begun = time.monotonic()

@@ -24,6 +24,7 @@ class Sizes:
     payload_bytes: int = field(metadata={"help": "size of contexts and results"})
     memory_steps: int = field(metadata={"help": "steps that one process runs while its memory is watched"})
     restarts: int = field(metadata={"help": "replacements of workers under load, on each pool"})
+    calls: int = field(metadata={"help": "remote-control calls of each kind, on each pool and broker in a round"})
 
 
 FULL = Sizes(
@@ -42,6 +43,7 @@ FULL = Sizes(
     payload_bytes=100_000,
     memory_steps=1_000_000,
     restarts=10,
+    calls=50,
 )
 SMALL = Sizes(
     rounds=1,
@@ -59,4 +61,5 @@ SMALL = Sizes(
     payload_bytes=20_000,
     memory_steps=12_000,
     restarts=2,
+    calls=3,
 )

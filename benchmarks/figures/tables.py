@@ -26,6 +26,15 @@ LEAST_RISE = {"functions": 1.0, "rows": 0.5, "hit": 0.5, "missed": 0.05}
 LEAST_SHARE = 1.1
 MOST_OF_A_KIND = 3
 MOMENTS = 6
+BROKER_FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("start_p50_ms", "sent → entered, idle worker: p50, ms", fine),
+    ("start_p99_ms", "the same: p99, ms", fine),
+    ("rate", "tasks/s", whole),
+    ("rate_events", "tasks/s with task events, and a receiver", whole),
+    ("sent", "sent one by one, tasks/s", whole),
+    ("event_p50_ms", "event → receiver: p50, ms", fine),
+    ("event_max_ms", "the same: slowest, ms", fine),
+)
 WIDTHS = (10, 100, 1000)
 
 
@@ -127,6 +136,34 @@ def rolling_restart_table(run: Run) -> Table:
     )
 
 
+def transport_table(run: Run) -> Table:
+    """Celery's broker on PostgreSQL beside Redis."""
+    rows = []
+    for pool in ("prefork", "threads"):
+        for name, text, form in BROKER_FIGURES:
+            key = f"transport_{pool}_{{}}_{name}"
+            if figure(run, key.format("pgmq")) is not None:
+                cells = [_cell(run, key.format(broker), form) for broker in ("pgmq", "redis")]
+                rows.append([f"{pool}: {text}", *cells, _cell(run, f"transport_{pool}_{name}_ratio", times)])
+    return "Celery's broker: PostgreSQL beside Redis", ["plain Celery tasks", "PostgreSQL", "Redis", "ratio"], rows
+
+
+def control_table(run: Run) -> Table:
+    """How long remote control takes, on both brokers."""
+    prefix = "transport_prefork_pgmq_control_"
+    names = [name[len(prefix) : -len("_p50_ms")] for name in run.get("figures") or {} if name.startswith(prefix)]
+    rows = []
+    for name in dict.fromkeys(name for name in names if figure(run, f"{prefix}{name}_p50_ms") is not None):
+        cells = []
+        for pool in ("prefork", "threads"):
+            for broker in ("pgmq", "redis"):
+                key = f"transport_{pool}_{broker}_control_{name}"
+                cells.append(" / ".join(_median(run, f"{key}_{part}_ms") for part in ("p50", "max")))
+        rows.append([f"`{name}`", *cells])
+    head = ["p50 / max, ms", "prefork, PostgreSQL", "prefork, Redis", "threads, PostgreSQL", "threads, Redis"]
+    return "Remote control: from the call to the answer", head, rows
+
+
 def single_table(run: Run) -> Table:
     """All else."""
     rows = [[text, _cell(run, name, form)] for name, text, form in _singles(run) if figure(run, name) is not None]
@@ -155,6 +192,8 @@ TABLES: Sequence[Callable[[Run], Table]] = (
     snapshot_table,
     dependency_table,
     rolling_restart_table,
+    transport_table,
+    control_table,
     single_table,
     origin_table,
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from redis import Redis
 
 from benchmarks import inside
 from benchmarks import servers as bench_servers
@@ -22,6 +23,7 @@ from benchmarks.figures import (
     other_languages,
     pairs,
     payloads,
+    transport,
 )
 from benchmarks.figures.found import Found
 from benchmarks.figures.pairs import LARGE, SMALL, measure_pair
@@ -33,6 +35,7 @@ from benchmarks.servers import PostgreSQL, Servers
 from tasker import Tasker
 from tasker.database.scratch import ScratchDatabases
 from tasker.database.verification import verify
+from tests.e2e.foreign.redis_server import REDIS_URL, close_leftovers, redis_or_skip
 from tests.waiting import wait_until
 
 TINY = replace(
@@ -46,6 +49,7 @@ TINY = replace(
     steps_of_one=60,
     payload_bytes=4000,
     memory_steps=800,
+    calls=2,
 )
 
 
@@ -192,6 +196,25 @@ def test_memory_is_read_as_steps_go_by(servers: Servers, monkeypatch: pytest.Mon
     assert found.size == 800
     assert [*found.details["megabytes"]] == ["400", "800"]
     assert min(found.details["megabytes"].values()) > 1
+
+
+def test_brokers_are_measured_beside_each_other_and_nothing_is_left_on_either(
+    tasker_server: ScratchDatabases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis_or_skip().close()
+    monkeypatch.setattr(transport, "POOLS", ("threads",))
+    monkeypatch.setattr(transport, "TRIAL_TASKS", 10)
+    names: list[str] = []
+    made = transport.make_app
+    monkeypatch.setattr(transport, "make_app", lambda broker, name: names.append(name) or made(broker, name))
+    with bench_servers.servers(database_url=tasker_server.url, redis_url=REDIS_URL, rabbitmq=False) as at:
+        figures = transport.measure(at, TINY).figures
+        with Redis.from_url(REDIS_URL) as redis:
+            assert [key for name in names for key in redis.scan_iter(f"*{name}*")] == []
+    close_leftovers()
+    assert len(names) == 2
+    assert min(min(values) for values in figures.values()) > 0
+    assert figures.keys() >= {"transport_threads_rate_ratio", "transport_threads_redis_control_shutdown_max_ms"}
 
 
 def test_figures_replace_those_that_a_run_had_and_a_program_that_fails_stops_no_other(

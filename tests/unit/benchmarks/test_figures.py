@@ -11,7 +11,16 @@ import pytest
 from benchmarks.figures.__main__ import arguments, sizes_of
 from benchmarks.figures.pairs import Turns
 from benchmarks.figures.sizes import FULL, SMALL
-from benchmarks.figures.tables import TABLES, dearer_table, growth_table, origin_table, single_table, snapshot_table
+from benchmarks.figures.tables import (
+    TABLES,
+    control_table,
+    dearer_table,
+    growth_table,
+    origin_table,
+    single_table,
+    snapshot_table,
+    transport_table,
+)
 
 
 def figure(*values: float, size: float = 1000) -> dict[str, Any]:
@@ -90,6 +99,20 @@ def test_two_moments_of_a_short_snapshot_are_two_rows() -> None:
 def test_single_figures_say_how_large_the_large_was() -> None:
     _, _, rows = single_table({"figures": {"payload_rate": figure(300, 310, size=100_000)}})
     assert rows == [["contexts and results of 100 kB, one executor, steps/s", "305 (300–310)"]]
+
+
+def test_brokers_stand_side_by_side_and_what_a_pool_cannot_do_is_left_open() -> None:
+    figures = {
+        "transport_threads_pgmq_rate": figure(900),
+        "transport_threads_redis_rate": figure(600),
+        "transport_threads_rate_ratio": figure(1.5),
+        "transport_prefork_pgmq_control_pool_grow_p50_ms": figure(3.0),
+        "transport_prefork_pgmq_control_pool_grow_max_ms": figure(4.0),
+    }
+    assert transport_table({"figures": figures})[2] == [["threads: tasks/s", "900", "600", "1.50×"]]
+    _, head, rows = control_table({"figures": figures})
+    assert rows == [["`pool_grow`", "3 / 4", "– / –", "– / –", "– / –"]]
+    assert len(head) == len(rows[0])
 
 
 def test_each_program_tells_where_its_figures_are_from() -> None:
