@@ -100,6 +100,8 @@ def _configuration() -> dict[str, Any]:
     settings, user = ConfigManager.load(), _users_settings()
     ours: dict[str, Any] = {
         "broker_connection_retry_on_startup": True,
+        # Executors need no broker, so a worker does not give up when there is none for an hour.
+        "broker_connection_max_retries": None,
         # What a worker fetched and has no slot for, no other worker can take.
         "worker_prefetch_multiplier": 1,
     }
