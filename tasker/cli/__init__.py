@@ -12,7 +12,7 @@ import click
 
 from tasker.cli.commands import Group, as_failure, json_option
 
-_SHARED = frozenset({"commands", "demo_screen", "moments", "output", "values"})
+_SHARED = frozenset({"commands", "demo_screen", "moments", "output", "remote", "values"})
 """Modules of this package that are no commands."""
 
 
@@ -41,7 +41,7 @@ class LazyGroup(Group):
             raise failure from error
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("tasker", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--environment", "-e", metavar="NAME", help="Environment of the settings; TASKER_ENV otherwise.")
 @click.option(
     "--settings-dir",
@@ -50,8 +50,10 @@ class LazyGroup(Group):
 )
 @click.version_option(package_name="tasker-celery", prog_name="tasker")
 @click.pass_context
-def main(context: click.Context, environment: str | None, settings_dir: Path | None) -> None:
+def main(context: click.Context, /, environment: str | None, settings_dir: Path | None, **_preload: object) -> None:
     """Durable workflows on Celery and PostgreSQL."""
+    # This is also the command `celery tasker` (entry point `celery.commands`), which every Celery program on the
+    # machine loads: nothing is imported here that is not needed to name it. An app may add options to all of them.
     # As variables they reach everything that loads settings, in processes started from here too.
     for variable, value in (
         ("TASKER_ENV", environment),

@@ -169,6 +169,14 @@ def test_the_demo_runs_from_the_installed_wheel(run: Run) -> None:
     run("tasker", "demo", "--orders", "20", "--no-flower", "--concurrency", "1")
 
 
+def test_celerys_own_program_has_the_commands_of_tasker(run: Run) -> None:
+    run("tasker", "db", "migrate")
+    assert json.loads(run("celery", "-A", "tasker", "tasker", "worker", "list", "--json")) == []
+    # Also where the app is another one, and what is wrong is said in the same way.
+    assert "Durable workflows" in run("celery", "tasker", "--help")
+    assert run("celery", "tasker", "--version") == run("tasker", "--version")
+
+
 def test_nothing_of_the_checkout_is_used(run: Run) -> None:
     where = run("python", "-c", "import tasker; print(tasker.__file__)").strip()
     assert not Path(where).is_relative_to(ROOT)

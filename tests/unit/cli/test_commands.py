@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import click
@@ -142,3 +144,14 @@ def test_the_command_line_imports_no_module_of_a_command_it_does_not_run() -> No
     code = "import sys, tasker.cli; sys.exit(any(m in sys.modules for m in ('dynaconf', 'celery', 'psycopg', 'rich')))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
     assert tasker.cli.main is main
+
+
+def test_naming_the_command_imports_no_more_than_click_since_every_celery_program_does_it() -> None:
+    source = (
+        "import sys, tasker.cli; "
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & "
+        "{'celery', 'psycopg', 'pydantic', 'sqlalchemy', 'dynaconf', 'rich', 'orjson'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert main.name == "tasker"  # as `celery` calls it
