@@ -86,7 +86,8 @@ class Heartbeat:
         if self._thread is None:
             self._link.close()
             return
-        self._thread.join(CLOSE_SECONDS)
+        # One that is known to wait in vain is not waited for.
+        self._thread.join(0 if self._link.silent else CLOSE_SECONDS)
         if self._thread.is_alive():
             logger.warning("the heartbeat still waits for the database; its thread is left to end by itself")
 

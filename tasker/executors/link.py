@@ -154,6 +154,11 @@ class Link:
             logger.info("%s: %s: %s", self._name, type(error).__name__, error)
         return retry_connection(attempt, is_lost=is_lost, give_up=give_up, sleep=self._sleep, what=self._name)
 
+    @property
+    def silent(self) -> bool:
+        """Whether the last call found nobody who answers."""
+        return self._silent
+
     def hurry(self) -> None:
         """Wait ``HURRIED_SECONDS`` for an answer at most, also the one that is waited for now. From any thread."""
         self._hurried = True

@@ -47,6 +47,9 @@ class WorkerHost:
     cold: SharedByte = field(default_factory=SharedByte)
     """1 once the worker is to end cold: executors, told to stop, get little time for what still runs."""
 
+    pool_ended: bool = False
+    """Set once nothing runs any more, and nothing is left to do but to say good-bye."""
+
     max_memory_kb: int = 0
     """A pool process that uses more is replaced, after its executor's run; 0: never."""
 
@@ -60,6 +63,10 @@ class WorkerHost:
     """The descriptors that the worker's main loop reads. In a solo pool the executor yields when one is readable."""
 
     pid: int = field(default_factory=os.getpid)
+
+    def is_leaving(self) -> bool:
+        """Whether nothing is left to do but to say good-bye."""
+        return self.pool_ended
 
     def resize(self, by: int) -> None:
         """The pool has so many slots more, or less: executors take them, or leave them."""

@@ -47,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT_SECONDS = 30.0
 
+GOOD_BYE_SECONDS = 1.0
+"""How long a database may be silent for a worker whose pool has ended: what it does not say, the server finds out."""
+
 _installed: weakref.WeakKeyDictionary[Celery, Hosting] = weakref.WeakKeyDictionary()
 
 
@@ -141,6 +144,7 @@ class Hosting:
         add_host(host)
         # Inherited by the pool's processes: none of them shall wait long for a database once the worker is to end.
         hurry_when(host.stop.is_set)
+        hurry_when(host.is_leaving, GOOD_BYE_SECONDS)
 
     def on_ready(self, consumer: Any) -> None:
         """The worker consumes: register it, and heed what namespaces there are from now on."""
@@ -191,6 +195,7 @@ class Hosting:
             publisher.end()
         self.process.close()
         hurry_no_more(host.stop.is_set)
+        hurry_no_more(host.is_leaving)
 
     def _receive(self, host: WorkerHost, settings: Settings) -> None:
         """Read the callbacks of tasks that were sent through another app."""

@@ -42,6 +42,17 @@ class StopExecutors(bootsteps.StartStopStep):
         """Only workers of an app on which Tasker was installed."""
         return self._host is not None
 
+    def create(self, worker: Any) -> None:
+        """The pool has been made: be told when it has ended, at a warm end."""
+        host, stop = self._host, worker.pool.stop
+        assert host is not None
+
+        def stop_pool() -> None:
+            stop()
+            host.pool_ended = True
+
+        worker.pool.stop = stop_pool
+
     def close(self, worker: Any) -> None:
         """Before the pool waits for its tasks."""
         self._stop()

@@ -24,26 +24,26 @@ HURRIED_SECONDS = 5.0
 _LOOK_SECONDS = 0.1
 """How often a wait looks whether it has lasted long enough; psycopg's own waits look as often."""
 
-_hurries: list[Callable[[], bool]] = []
+_hurries: list[tuple[Callable[[], bool], float | None]] = []
 
 
 class AnswerTimeout(psycopg.OperationalError):
     """The server said nothing in the middle of a call, and the connection is closed: what the call did is unknown."""
 
 
-def hurry_when(asked: Callable[[], bool]) -> None:
-    """Bear at most ``HURRIED_SECONDS`` of silence on any connection of this process while ``asked()``.
+def hurry_when(asked: Callable[[], bool], seconds: float | None = None) -> None:
+    """Bear at most ``seconds`` of silence on any connection of this process while ``asked()``.
 
     Args:
         asked: whether the process shall end; called often, so it must be quick.
+        seconds: what is borne then; ``HURRIED_SECONDS`` when ``None``.
     """
-    _hurries.append(asked)
+    _hurries.append((asked, seconds))
 
 
 def hurry_no_more(asked: Callable[[], bool]) -> None:
     """Take back ``hurry_when``; what was not asked is no error."""
-    if asked in _hurries:
-        _hurries.remove(asked)
+    _hurries[:] = [hurry for hurry in _hurries if hurry[0] != asked]
 
 
 class Patience:
@@ -75,7 +75,10 @@ class Patience:
             return True
         if self.at_present is not None and silent_seconds >= self.at_present():
             return True
-        return silent_seconds >= HURRIED_SECONDS and any(asked() for asked in _hurries)
+        return any(
+            silent_seconds >= (HURRIED_SECONDS if seconds is None else seconds) and asked()
+            for asked, seconds in _hurries
+        )
 
 
 class TimedConnection(psycopg.Connection[Row]):
