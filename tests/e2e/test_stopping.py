@@ -207,3 +207,19 @@ def test_sigterm_to_every_process_of_a_worker_leaves_handlers_the_time_of_a_warm
     worker.wait()
     assert cluster.steps_in("complete") == 1
     finish(cluster)
+
+
+def test_sigterm_to_one_pool_process_replaces_it_and_its_step_keeps_its_attempt(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(
+        TASKER_ORCHESTRATION__OPERATIONAL_STATE__GRACEFUL_SHUTDOWN_TIMEOUT_SECONDS="600",
+        TASKER_ORCHESTRATION__OPERATIONAL_STATE__EMERGENCY_SHUTDOWN_TIMEOUT_SECONDS="0.5",
+    )
+    worker, gate = _in_a_handler(cluster, "prefork")
+    (before,) = cluster.executors()
+    os.kill(before["pid"], TERM)
+    wait_until(lambda: before["executor"] not in {one["executor"] for one in cluster.executors()}, "it said good-bye")
+    gate.touch()
+    handles = cluster.handles  # type: ignore[attr-defined]
+    assert cluster.wait(handles) == ["complete"]
+    assert set(cluster.losses(handles)) == {(1, 0)}
+    assert worker.running
