@@ -190,6 +190,10 @@ class Cluster:
         arguments = ["flower", "--address=127.0.0.1", f"--port={port}"]
         return self._start("flower", arguments, {"FLOWER_UNAUTHENTICATED_API": "true"})
 
+    def start_celery(self, name: str, arguments: Sequence[str], **env: str) -> CeleryProcess:
+        """Any other of Celery's programs."""
+        return self._start(name, arguments, env)
+
     def send(self, task: str, *args: object, queue: str, **kwargs: object) -> None:
         """Send a Celery task by its name."""
         self.app.send_task(task, args, kwargs, queue=queue)
