@@ -20,6 +20,7 @@ from typing import Any
 import click
 import psycopg
 import pytest
+from celery.app.defaults import SETTING_KEYS
 from celery.bin.celery import celery as celery_command
 from click.testing import CliRunner
 from psycopg.types.json import Jsonb
@@ -199,11 +200,15 @@ def test_a_canvas_becomes_the_workflow_that_is_shown(
     module.app.close()
 
 
-def test_the_celery_settings_that_are_shown_are_celerys(module: types.ModuleType) -> None:
-    page = "how-to/run_workers.md"
-    for code in blocks(page, "python"):
-        execute(code, module.__dict__, page)
-    assert module.broker_url.startswith("redis://")
+def test_the_celery_settings_that_are_shown_are_celerys() -> None:
+    brokers = []
+    for page in ("how-to/run_workers.md", "how-to/choose_a_broker.md"):
+        for code in blocks(page, "python"):
+            shown: dict[str, Any] = {}
+            execute(code, shown, page)
+            brokers.append(shown["broker_url"].partition(":")[0])
+            assert shown.keys() - {"__builtins__"} <= SETTING_KEYS
+    assert brokers == ["redis", "redis", "amqp"]
 
 
 def test_the_statements_for_dead_letters_find_and_send_them_again(tasker_core: OrchestrationCore) -> None:

@@ -157,8 +157,8 @@ class RedisBroker(Broker):
             pipeline.flushdb().set(OWNER, os.getpid()).execute()
 
     def waiting(self, app: Celery, queue: str) -> int:
-        """As elsewhere; a queue that is empty does not exist here."""
-        return int(self._redis.llen(queue))
+        """Those that wait, and those of all queues that were fetched and not acknowledged."""
+        return int(self._redis.llen(queue)) + int(self._redis.hlen("unacked"))
 
     def close(self) -> None:
         super().close()
@@ -169,8 +169,6 @@ class RedisBroker(Broker):
 
 class RabbitMq(Broker):
     """A virtual host of a RabbitMQ server."""
-
-    queue_type = "classic"
 
     def __init__(self, database_url: str) -> None:
         super().__init__(database_url)
@@ -197,6 +195,12 @@ class RabbitMq(Broker):
 
     def close_connections(self) -> None:
         _rabbitmqctl("close_all_connections", "-p", self._vhost, "a test")
+
+    def queue_types(self, *names: str) -> set[str]:
+        """Of which types these queues are."""
+        lines = _rabbitmqctl("list_queues", "-p", self._vhost, "--no-table-headers", "name", "type").splitlines()
+        types = dict(line.split("\t") for line in lines)
+        return {types[name] for name in names}
 
     def close(self) -> None:
         super().close()
