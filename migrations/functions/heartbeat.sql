@@ -9,6 +9,9 @@ SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_merg
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
+    first_of integer[];
+    first_callables text[];
+    first_means double precision[];
     me constant uuid := (request->>'executor')::uuid;
     e record;
     lost jsonb;
@@ -40,11 +43,29 @@ BEGIN
             CROSS JOIN LATERAL (SELECT x.ctid AS tid, x.expected_ms FROM tasker.named_steps AS x
                                 WHERE x.named_task_id = m.id AND x.position = m.step_position
                                 FOR NO KEY UPDATE SKIP LOCKED) AS n
+        ), changed AS (
+            UPDATE tasker.named_steps AS s
+            SET expected_ms = coalesce(l.expected_ms * 0.7 + greatest(l.ms, 0) * 0.3, greatest(l.ms, 0))
+            FROM locked AS l
+            WHERE s.ctid = l.tid AND (l.expected_ms IS NULL OR abs(l.expected_ms - l.ms) > 0.1 * l.expected_ms + 0.01)
+            RETURNING s.named_task_id, s.handler->>'callable' AS callable, s.expected_ms, l.expected_ms IS NULL AS is_first
         )
-        UPDATE tasker.named_steps AS s
-        SET expected_ms = coalesce(l.expected_ms * 0.7 + greatest(l.ms, 0) * 0.3, greatest(l.ms, 0))
-        FROM locked AS l
-        WHERE s.ctid = l.tid AND (l.expected_ms IS NULL OR abs(l.expected_ms - l.ms) > 0.1 * l.expected_ms + 0.01);
+        SELECT array_agg(f.named_task_id), array_agg(f.callable), array_agg(f.mean) INTO first_of, first_callables, first_means
+        FROM (SELECT c.named_task_id, c.callable, avg(c.expected_ms) AS mean FROM changed AS c
+              WHERE c.is_first AND c.callable IS NOT NULL GROUP BY c.named_task_id, c.callable
+              ORDER BY c.named_task_id, c.callable) AS f;
+    END IF;
+    IF first_of IS NOT NULL THEN
+        -- Steps of the same workflow with the same handler take as long until they are known better. Else each of a
+        -- thousand siblings would be claimed alone in the workflow's first run, since what is unknown counts as a whole budget.
+        WITH alike AS MATERIALIZED (
+            SELECT n.tid, f.mean
+            FROM unnest(first_of, first_callables, first_means) AS f(id, callable, mean)
+            CROSS JOIN LATERAL (SELECT x.ctid AS tid FROM tasker.named_steps AS x
+                                WHERE x.named_task_id = f.id AND x.expected_ms IS NULL AND x.handler->>'callable' = f.callable
+                                ORDER BY x.position FOR NO KEY UPDATE SKIP LOCKED) AS n
+        )
+        UPDATE tasker.named_steps AS s SET expected_ms = a.mean FROM alike AS a WHERE s.ctid = a.tid;
     END IF;
 
     SELECT jsonb_agg(jsonb_build_object('task_uuid', s.task_uuid, 'step_uuid', s.step_uuid, 'position', s.position,

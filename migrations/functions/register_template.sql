@@ -97,7 +97,7 @@ BEGIN
     INSERT INTO tasker.named_steps (
         named_task_id, position, name, kind, namespace, handler, delegated, depends_on, dependents, retryable,
         max_attempts, backoff, backoff_base_ms, backoff_max_ms, backoff_multiplier, jitter_fraction, timeout_seconds,
-        system_dependency, result_schema)
+        system_dependency, result_schema, expected_ms)
     SELECT id, l.step_position, l.step->>'name', coalesce(l.step->>'kind', 'standard'),
            coalesce(l.step->>'namespace', d.namespace), coalesce(l.step->'handler', '{}'),
            coalesce((l.step->>'delegated')::boolean, false),
@@ -107,10 +107,16 @@ BEGIN
            coalesce((l.step->>'backoff_max_ms')::bigint, 60000),
            coalesce((l.step->>'backoff_multiplier')::double precision, 2),
            coalesce((l.step->>'jitter_fraction')::double precision, 0), (l.step->>'timeout_seconds')::double precision,
-           l.step->>'system_dependency', nullif(l.step->'result_schema', 'null')
+           l.step->>'system_dependency', nullif(l.step->'result_schema', 'null'), known_step.expected_ms
     FROM listed AS l
     LEFT JOIN ups ON ups.child = l.step_position
-    LEFT JOIN downs ON downs.parent = l.step_position;
+    LEFT JOIN downs ON downs.parent = l.step_position
+    -- The same step of the highest other version takes as long, until it is known better: what is unknown is claimed alone.
+    LEFT JOIN tasker.named_steps AS known_step
+           ON known_step.name = l.step->>'name' AND known_step.handler = coalesce(l.step->'handler', '{}')
+          AND known_step.named_task_id = (SELECT n.named_task_id FROM tasker.named_tasks AS n
+                                          WHERE n.namespace = d.namespace AND n.name = d.name AND n.named_task_id <> id
+                                          ORDER BY n.version_order DESC LIMIT 1);
 
     RETURN jsonb_build_object('named_task_id', id, 'is_new', was_new, 'replaced', NOT was_new);
 EXCEPTION

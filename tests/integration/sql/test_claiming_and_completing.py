@@ -106,6 +106,38 @@ def test_a_claim_takes_what_fits_its_budget_and_at_least_one_step(core: Core) ->
     assert len(stranger.claim(10)) == 1
 
 
+def expected(core: Core, identifier: int) -> dict[str, float | None]:
+    query = "SELECT name, expected_ms FROM tasker.named_steps WHERE named_task_id = %s ORDER BY position"
+    return dict(core.rows(query, identifier))  # type: ignore[arg-type]
+
+
+def test_siblings_with_the_same_handler_take_as_long_as_the_first_of_them_until_they_are_known_better(
+    core: Core,
+) -> None:
+    graph = {"a": [], "b": [], "c": [], "other": []}
+    alike = {name: {"handler": {"callable": "shop.part"}} for name in "abc"}
+    wide = core.register("wide", graph, steps=alike, expected_ms=None)
+    same_name_elsewhere = core.register("narrow", {"a": []}, steps={"a": alike["a"]}, expected_ms=None)
+    worker = core.executor()
+    worker.heartbeat(expected_ms={f"{wide}:0": 2.0, f"{wide}:1": 4.0})
+    assert expected(core, wide) == {"a": 2.0, "b": 4.0, "c": 3.0, "other": None}
+    assert expected(core, same_name_elsewhere) == {"a": None}
+    worker.heartbeat(expected_ms={f"{wide}:2": 30.0})
+    assert expected(core, wide) == {"a": 2.0, "b": 4.0, "c": pytest.approx(11.1), "other": None}
+
+
+def test_a_new_version_begins_with_what_the_same_steps_took_in_the_highest_other_one(core: Core) -> None:
+    graph = {"a": [], "b": [], "c": []}
+    old = core.register("flow", graph, expected_ms=None, version="1.0.0")
+    middle = core.register("flow", graph, expected_ms=None, version="1.1.0")
+    worker = core.executor()
+    worker.heartbeat(expected_ms={f"{old}:0": 100.0, **{f"{middle}:{position}": 5.0 for position in range(3)}})
+    changed = {"c": {"handler": {"callable": "shop.quite_another"}}}
+    new = core.register("flow", {**graph, "d": []}, steps=changed, expected_ms=None, version="1.2.0")
+    assert expected(core, new) == {"a": 5.0, "b": 5.0, "c": None, "d": None}
+    assert expected(core, core.register("another_flow", graph, expected_ms=None)) == {"a": None, "b": None, "c": None}
+
+
 def test_a_claim_that_looks_from_where_the_last_one_found_something_passes_over_what_lies_before(core: Core) -> None:
     core.register("order", {"a": []})
     core.create("order", 6)
