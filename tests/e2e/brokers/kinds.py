@@ -16,13 +16,22 @@ import pytest
 from celery import Celery
 from psycopg import conninfo
 from redis import Redis
+from redis.exceptions import RedisError
 
 from tasker.messaging.transport.address import broker_url_of
 from tests.e2e.brokers.tcp_proxy import TcpProxy
+from tests.e2e.foreign.redis_server import REDIS_URL as SHARED_REDIS_URL
 from tests.e2e.foreign.redis_server import close, close_leftovers
 
-REDIS_URL = os.environ.get("TASKER_TEST_REDIS_URL", "redis://127.0.0.1:6379")
-RABBITMQ_URL = os.environ.get("TASKER_TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672")
+
+def _server(url: str) -> str:
+    """The URL without what it names within the server."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+REDIS_URL = _server(SHARED_REDIS_URL)
+RABBITMQ_URL = _server(os.environ.get("TASKER_TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672"))
 
 PREFIX = "tasker-test-"
 OWNER = f"{PREFIX}owner"
@@ -215,7 +224,8 @@ BROKERS: dict[str, type[Broker]] = {"pgmq": Pgmq, "redis": RedisBroker, "rabbitm
 
 def _own_database() -> tuple[int, Redis]:
     """The number of a database that is nobody's, and a client of it; skips where no Redis answers."""
-    for number in range(15, 0, -1):
+    shared = urlsplit(SHARED_REDIS_URL).path.strip("/") or "0"
+    for number in set(range(1, 16)) - {int(shared)}:
         redis = Redis.from_url(f"{REDIS_URL}/{number}")
         try:
             owner = redis.get(OWNER)
@@ -223,9 +233,7 @@ def _own_database() -> tuple[int, Redis]:
                 redis.flushdb()
             if redis.dbsize() == 0 and redis.set(OWNER, os.getpid(), nx=True):
                 return number, redis
-        except OSError as error:
-            raise AssertionError from error
-        except Exception as error:
+        except RedisError as error:
             redis.close()
             pytest.skip(f"no Redis answers at {REDIS_URL} ({error}); TASKER_TEST_REDIS_URL names another")
         redis.close()
