@@ -5,13 +5,16 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from celery import Celery
 
 from tasker.client.handle import TaskHandle
 from tests.e2e import workflows
 from tests.e2e.events import watched
 from tests.e2e.fixtures import MakeCluster
+from tests.e2e.foreign.redis_server import REDIS_URL, close, close_leftovers, forget, redis_or_skip
 from tests.e2e.harness import Cluster
 from tests.waiting import wait_until
 
@@ -129,3 +132,28 @@ def test_what_ends_while_the_worker_stops_is_told_and_the_worker_is_offline_afte
         assert worker.wait() == 0
         assert watcher.wait_for(uuid, "task-succeeded").state == "SUCCESS"
         wait_until(lambda: not watcher.state.workers["w@test"].alive, "the worker is offline")
+
+
+def test_events_travel_over_redis_as_well(make_cluster: MakeCluster, tmp_path: Path) -> None:
+    redis, prefix = redis_or_skip(), f"test-{uuid4()}-"
+    options = {"global_keyprefix": prefix}
+    (tmp_path / "over_redis.py").write_text(
+        f"broker_url = {REDIS_URL!r}\nbroker_transport_options = {options}\nworker_send_task_events = True"
+    )
+    cluster = make_cluster(CELERY_CONFIG_MODULE="over_redis")
+    cluster.register(workflows.linear)
+    app = Celery("listener", broker=REDIS_URL, set_as_current=False)
+    app.conf.broker_transport_options = options
+    try:
+        cluster.worker("-Q", "e2e,e2e_other", "-c", "1", name="w")
+        with watched(app) as watcher:
+            handles = cluster.start(workflows.linear, *({"n": n} for n in range(5)))
+            assert set(cluster.wait(handles)) == {"complete"}
+            for handle in handles:
+                for step in steps_of(cluster, handle).values():
+                    assert watcher.wait_for(step.step_uuid, "task-succeeded").state == "SUCCESS"
+        cluster.close()  # or the worker would write once more
+    finally:
+        close(app)
+        forget(redis, prefix)
+        close_leftovers()

@@ -73,6 +73,14 @@ def test_an_attempt_that_is_followed_by_another_is_retried_and_the_last_one_has_
     assert failed["exception"] == "RuntimeError('broken')"
 
 
+def test_a_step_that_was_cancelled_while_it_ran_is_revoked(pipe: EventPipe) -> None:
+    events = StepEvents(pipe, Counters())
+    events.revoked([step()])
+    events.flush()
+    (revoked,) = told(pipe)
+    assert (revoked["type"], revoked["terminated"]) == ("task-revoked", True)
+
+
 def test_long_results_and_messages_are_shortened(pipe: EventPipe) -> None:
     events = StepEvents(pipe, Counters())
     events.ended(outcomes.completed(step(), '"äöü'.encode() + b"x" * 100_000 + b'"'), "complete")
