@@ -173,6 +173,28 @@ def test_sending_goes_on_after_the_session_was_lost(broker: Connection, admin: p
     assert count(admin, "pgmq.q_celery_jobs") == 2
 
 
+def test_a_connection_that_the_server_ended_while_it_was_idle_is_opened_anew_when_it_is_used(
+    broker: Connection, admin: psycopg.Connection
+) -> None:
+    # As remote control does it: over a connection from a pool, without another try.
+    assert LETTERS(broker.default_channel).queue_declare().message_count == 0
+    end_session(admin)
+    post(broker, "lost and found")
+    assert LETTERS(broker.default_channel).queue_declare().message_count == 0
+    send(broker, 1)
+    assert count(admin, "pgmq.q_celery_jobs") == 1
+    assert sessions(admin) == 1
+
+
+def test_the_reader_of_a_connection_hears_that_it_was_lost(broker: Connection, admin: psycopg.Connection) -> None:
+    read(broker, JOBS, 0)
+    end_session(admin)
+    with pytest.raises(broker.connection_errors):
+        broker.default_channel.queue_declare("jobs", passive=True)
+    with pytest.raises(broker.connection_errors):
+        broker.drain_events(timeout=1)
+
+
 def test_a_mailbox_ends_with_its_reader_however_that_ends(
     url: str, broker: Connection, admin: psycopg.Connection
 ) -> None:

@@ -75,6 +75,24 @@ class Session:
         """Whether this process may use the session: it is open, and its own."""
         return self._pid == os.getpid() and not self._connection.closed
 
+    def is_alive(self) -> bool:
+        """Whether the server has not ended the session meanwhile; looks at what has arrived, and asks nothing.
+
+        For a session that nobody reads from: what is due to somebody stays where it is.
+        """
+        with self._lock:
+            poller = select.poll()
+            poller.register(self._connection.fileno(), select.POLLIN)
+            try:
+                # A server that ends a session says so first: the end itself comes after that.
+                while self._under_way is None and poller.poll(0):
+                    self._connection.pgconn.consume_input()
+                    self._collect_notifies()
+            except psycopg.OperationalError:
+                self._connection.close()
+                return False
+            return True
+
     def fileno(self) -> int:
         """The descriptor that is readable when there may be news."""
         return self._connection.fileno()

@@ -124,8 +124,11 @@ class Transport(virtual.Transport):
         return self
 
     def verify_connection(self, connection: Transport) -> bool:
-        """Whether the connection can be used, as far as is known without asking the server."""
-        return self.usable
+        """Whether the connection can be used, as far as is known without asking the server.
+
+        Callers open it anew if not. A connection that reads is not looked at: its reader is to hear of the loss.
+        """
+        return self._session is not None and self.usable and (bool(self._reading) or self._session.is_alive())
 
     def close_connection(self, connection: Transport) -> None:
         """Acknowledge what is done, give back the rest, and end the session."""
