@@ -19,6 +19,7 @@ from benchmarks.figures import (
     payloads,
     rolling_restart,
     snapshot,
+    step_events,
     transport,
 )
 from benchmarks.figures.found import Found
@@ -38,6 +39,7 @@ PROGRAMS: dict[str, Program] = {
     **{name: functools.partial(growth.grow, name) for name in growth.CONDITIONS},
     "snapshot": snapshot.measure,
     "memory": memory.measure,
+    "step_events": step_events.measure,
     "rolling_restart": rolling_restart.measure,
     "transport": transport.measure,
 }

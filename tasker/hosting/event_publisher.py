@@ -26,7 +26,7 @@ from tasker.hosting.host import WorkerHost
 
 logger = logging.getLogger(__name__)
 
-MAX_EVENTS = 500
+MAX_EVENTS = 1000
 """Events of one message, about."""
 
 PAUSE_SECONDS = 0.02
