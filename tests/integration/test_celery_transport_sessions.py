@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -231,6 +232,39 @@ def test_mail_is_kept_no_longer_than_it_is_good_for(broker: Connection, admin: p
     admin.execute("UPDATE tasker.celery_mail SET expires_at = expires_at - interval '11 seconds'")
     tend(admin)
     assert count(admin, "tasker.celery_mail") == 0
+
+
+@pytest.mark.parametrize("settle", ["ack", "requeue"])
+def test_a_reader_that_waits_hears_of_messages_while_another_thread_settles_earlier_ones(
+    url: str, broker: Connection, settle: str
+) -> None:
+    got: list[Any] = []
+    done = threading.Event()
+    # No look at all queues comes to the rescue of news that got lost.
+    with Connection(url, transport_options={"housekeeping_interval": 3600}) as reader:
+        Consumer(reader.channel(), [JOBS], on_message=got.append).consume()
+
+        def wait_for_messages() -> None:
+            while not done.is_set():
+                reader.drain_events(timeout=3600)
+
+        waiting = threading.Thread(target=wait_for_messages)
+        waiting.start()
+        channel = broker.channel()
+        for number in range(300):
+            held = got[-1:]
+            sending = threading.Thread(
+                target=Producer(channel).publish, args=(number,), kwargs={"exchange": "", "routing_key": "jobs"}
+            )
+            sending.start()
+            for message in held:
+                getattr(message, settle)()
+            sending.join()
+            expected = number + 1 if settle == "ack" else 2 * number + 1
+            wait_until(lambda expected=expected: len(got) >= expected, f"message {number}")
+        done.set()
+        send(broker, "the last one")
+        waiting.join()
 
 
 def test_a_second_reader_of_one_mailbox_is_told_of_the_first(url: str, broker: Connection) -> None:

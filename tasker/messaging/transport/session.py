@@ -62,6 +62,7 @@ class Session:
         self._under_way: PollRequest | None = None
         self._sent_at = 0.0
         self._answers: list[Answer] = []
+        self._waiter: int | None = None
         self._failure: tuple[psycopg.Error, PollRequest] | None = None
         self._consumer: int | None = None
         self._listening: set[str] = set()
@@ -150,10 +151,14 @@ class Session:
 
     def wait(self, timeout_seconds: float) -> None:
         """Wait until something may have arrived, at most ``timeout_seconds``."""
-        if not self._notified and not self._answers:
-            poller = select.poll()
-            poller.register(self._connection.fileno(), select.POLLIN)
-            poller.poll(max(0, -int(-timeout_seconds * 1000 // 1)))
+        self._waiter = threading.get_ident()
+        try:
+            if not self._notified and not self._answers:
+                poller = select.poll()
+                poller.register(self._connection.fileno(), select.POLLIN)
+                poller.poll(max(0, -int(-timeout_seconds * 1000 // 1)))
+        finally:
+            self._waiter = None
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -216,7 +221,8 @@ class Session:
         if self._failure is not None:
             (error, request), self._failure = self._failure, None
             raise PollFailed(request, error) from error
-        answers, self._answers = self._answers, []
+        with self._lock:
+            answers, self._answers = self._answers, []
         return answers
 
     def poll(self, request: PollRequest) -> list[Answer]:
@@ -347,7 +353,11 @@ class Session:
         try:
             with self._lock:
                 self._settle(wait=True)
-                return self._connection.execute(query, parameters)
+                cursor = self._connection.execute(query, parameters)
+                if self._consumer is not None and self._waiter not in (None, threading.get_ident()):
+                    # News may have come with the answer, while another thread waits for them: another answer wakes it.
+                    self.begin_poll(PollRequest())
+                return cursor
         except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
             # Not an error of the connection: trying again would not help, and Celery would try for ever.
             raise SchemaVersionError(

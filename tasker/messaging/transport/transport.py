@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import socket
+import threading
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic
@@ -76,6 +77,7 @@ class Transport(virtual.Transport):
         self._loop: Any = None
         self._timer: Any = None
         self._loop_fd = -1
+        self._drainer: int | None = None
         interval = float(client.transport_options.get("housekeeping_interval", HOUSEKEEPING_SECONDS))
         # Workers that start together shall not do their housekeeping together.
         self._housekeeping_seconds = interval * random.uniform(0.8, 1.2)
@@ -220,11 +222,7 @@ class Transport(virtual.Transport):
             # Brought along by another query: an empty poll makes the session readable, and the loop come round.
             request = PollRequest()
         if request is not None:
-            try:
-                session.begin_poll(request)
-            except PollFailed as error:
-                _owe(self.dsn, error.request.done)
-                raise
+            self._begin_poll(request)
 
     def _housekeep(self) -> None:
         # The look at every queue is for news that were lost; none is known to get lost.
@@ -244,7 +242,15 @@ class Transport(virtual.Transport):
         Raises:
             TimeoutError: none came.
         """
-        deadline = None if timeout is None else monotonic() + timeout
+        if not self._inbox:
+            self._drainer = threading.get_ident()
+            try:
+                self._await_message(None if timeout is None else monotonic() + timeout)
+            finally:
+                self._drainer = None
+        self._deliver_next()
+
+    def _await_message(self, deadline: float | None) -> None:
         while not self._inbox:
             self.session.receive()
             self._take_answers()
@@ -260,7 +266,6 @@ class Transport(virtual.Transport):
                 continue
             until = self._next_housekeeping if deadline is None else min(self._next_housekeeping, deadline)
             self.session.wait(until - now)
-        self._deliver_next()
 
     def take_one(self, queue: str, *, no_ack: bool) -> dict[str, Any] | None:
         """One message of ``queue``, if there is one."""
@@ -300,14 +305,22 @@ class Transport(virtual.Transport):
             channel.give_back([channel.Message(raw, channel=channel) for raw in undelivered])
 
     def acknowledge(self, held: Held) -> None:
-        """Have a message deleted: with the next round trip in an event loop, else now."""
+        """Have a message deleted: with the next round trip in an event loop, else now.
+
+        Any thread may do so while another one is in ``drain_events``.
+        """
         if not self.usable:
             # Its task has run, and shall not run again if that can be helped: the process's next session says so.
             _owe(self.dsn, [held])
             return
         self._done.append(held)
-        if self._loop is None:
+        if self._loop is not None:
+            return
+        if self._drainer in (None, threading.get_ident()):
             self._flush()
+        else:
+            # Another thread waits for messages. The answer, and news that come with it, are left to that one.
+            self._begin_poll(PollRequest(done=self._take_done()))
 
     def release(self, messages: Sequence[Held]) -> None:
         """Return messages to the front of their queues. If the session is gone, that happens by itself."""
@@ -344,6 +357,13 @@ class Transport(virtual.Transport):
     def _poll(self, request: PollRequest) -> None:
         for answer in self._ask(request):
             self._take_in(answer)
+
+    def _begin_poll(self, request: PollRequest) -> None:
+        try:
+            self.session.begin_poll(request)
+        except PollFailed as error:
+            _owe(self.dsn, error.request.done)
+            raise
 
     def _take_answers(self) -> None:
         """Take what has come in answer to polls."""
