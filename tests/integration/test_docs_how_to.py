@@ -31,9 +31,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from tasker import ConfigManager, OrchestrationCore, StepContext, Tasker, workflow
 from tasker.cli import main
 from tasker.database.scratch import ScratchDatabases
+from tasker.messaging.transport.address import broker_url_of
 from tasker.testing import run_until_idle
 from tasker.workflows.loading import load_template
 from tests.sql_kit import CHAIN, Core
+from tests.waiting import wait_until
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -198,6 +200,25 @@ def test_a_canvas_becomes_the_workflow_that_is_shown(
     assert tasker_core.templates.get("sales", "daily_report").graph.keys() == {step.name for step in made.steps}
     module.tasker.close()
     module.app.close()
+
+
+def test_a_celery_project_without_workflows_runs_on_the_broker_alone(tasker_database_url: str, tmp_path: Path) -> None:
+    (code,) = blocks("how-to/use_the_transport_alone.md", "python")
+    (tmp_path / "shop.py").write_text(code)
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "TASKER", "DATABASE"))}
+    environment = {**own, "SHOP_BROKER_URL": broker_url_of(tasker_database_url), "PYTHONPATH": str(tmp_path)}
+    send = "from shop import charge; charge.delay(7)"
+    celery = [sys.executable, "-m", "celery", "-A", "shop", "worker", "-P", "solo"]
+    worker = subprocess.Popen([*celery, "--logfile=worker.log"], cwd=tmp_path, env=environment)
+    try:
+        subprocess.run([sys.executable, "-c", send], cwd=tmp_path, env=environment, check=True)
+        charged = tmp_path / "charged"
+        wait_until(lambda: charged.exists() and charged.read_text() == "7\n", "the task to run")
+        worker.terminate()
+        assert worker.wait(60) == 0
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def test_the_celery_settings_that_are_shown_are_celerys() -> None:
