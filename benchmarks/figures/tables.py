@@ -238,6 +238,7 @@ def _singles(run: Run) -> list[tuple[str, str, Callable[[float], str]]]:
         ("snapshot_p50_late", "the same, in the last quarter", times),
         ("snapshot_cpu", "CPU for each step while a snapshot is held", times),
         ("snapshot_cpu_late", "the same, in the last quarter", times),
+        ("transport_commit_ms", "beside the brokers: a row inserted and committed, p50, ms", fine),
         ("memory_first_mb", "an executor's process after 10,000 steps, MB", fine),
         ("memory_last_mb", f"the same after {_size(run, 'memory_growth'):,.0f}, MB", fine),
         ("memory_growth", "the same, ratio", times),

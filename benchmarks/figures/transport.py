@@ -8,8 +8,9 @@
   no answer: until the idle worker's process has ended. ``revoke_running``: until the task's process is gone.
 * **events**: from the moment that a task event bears until a receiver has it.
 
-Celery is as shipped (prefetch of four messages a slot, gossip, mingle, heartbeats). PostgreSQL is durable, with
-acknowledgements on disk; Redis is taken as it is found, and its persistence stands with the run.
+Celery is as shipped (prefetch of four messages a slot, gossip, mingle, heartbeats). PostgreSQL is durable: each send is
+a commit on disk, and what a commit takes there is told beside it. Redis is taken as it is found, and its persistence
+stands with the run.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 from celery import Celery
 from kombu import pools
 
@@ -47,6 +49,7 @@ SLOTS = 2
 PAUSE_SECONDS = 0.02
 WARM_TASKS = 20
 TRIAL_TASKS = 100
+COMMITS = 50
 PATIENCE_SECONDS = 120.0
 OTHER = "_other"
 """What the name of a second queue ends with."""
@@ -70,6 +73,7 @@ def measure(found: Servers, sizes: Sizes) -> Found:
     with database(found.postgresql) as url:
         brokers = {PGMQ: broker_url_of(url), REDIS: found.redis_url}
         for number in range(sizes.rounds):
+            figures.setdefault("transport_commit_ms", []).append(_commit_ms(url))
             for pool in POOLS:
                 seen: dict[str, dict[str, float]] = {}
                 for broker in sorted(brokers, reverse=bool(number % 2)):
@@ -82,6 +86,18 @@ def measure(found: Servers, sizes: Sizes) -> Found:
                     ratio = seen[PGMQ][name] / seen[REDIS][name]
                     figures.setdefault(f"transport_{pool}_{name}_ratio", []).append(ratio)
     return Found(figures, size=sizes.calls, details={"redis": dict(found.about.get("Redis", {}))})
+
+
+def _commit_ms(url: str) -> float:
+    """What the disk takes, at least: a small row, inserted and committed; the median."""
+    seconds = []
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS public.committed (n integer)")
+        for number in range(COMMITS):
+            begun = time.perf_counter()
+            connection.execute("INSERT INTO public.committed VALUES (%s)", [number])
+            seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds) * 1000
 
 
 class Side:
