@@ -10,10 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tasker.database.embedded import EmbeddedServer
 from tasker.database.migrations import migrate
 from tests.e2e.transport_support import Broker
-from tests.embedded_support import server_folder, start
+from tests.embedded_support import FAST, server_folder, start
 from tests.waiting import wait_until
+
+LAZY = {**FAST, "wal_writer_delay": "10s"}
 
 
 @pytest.fixture
@@ -113,6 +116,20 @@ def test_a_blocked_worker_keeps_its_messages_and_its_mailbox(broker: Broker) -> 
             broker.app.control.shutdown([blocked.nodename])
             assert blocked.wait() == 0
         assert broker.lines() == ["start long False", "end long"]
+
+
+def test_what_was_sent_is_there_after_the_server_crashed_at_once(tmp_path: Path) -> None:
+    # What is not on disk when a commit is answered stays in the server's memory for seconds.
+    with server_folder() as folder, EmbeddedServer.start(folder, settings=LAZY) as server:
+        url = server.database_url("postgres")
+        migrate(url)
+        broker = Broker(url, tmp_path)
+        for number in range(3):
+            broker.send("note", str(number))
+        os.kill(int((folder / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        server.ensure_running()
+        assert broker.rows("SELECT count(*) FROM pgmq.q_celery_celery") == [(3,)]
+        broker.close()
 
 
 def test_a_worker_resumes_when_its_database_has_restarted(tmp_path: Path) -> None:

@@ -140,14 +140,15 @@ class Channel(virtual.Channel):
         self._inplace_augment_message(message, exchange, routing_key)
         properties = message["properties"]
         # What is sent straight to an unknown queue makes that queue, if it is meant to last.
-        lasting = not exchange and properties.get("delivery_mode") != _TRANSIENT
+        durable = properties.get("delivery_mode") != _TRANSIENT
         return self._session.publish(
             exchange or "",
             routing_key or "",
             encode_message(message),
             priority=PRIORITY_STEPS[bisect.bisect(PRIORITY_STEPS, self._get_message_priority(message)) - 1],
             ttl_seconds=_seconds(properties.get("expiration")),
-            pgmq_queue=celery_queue_name(routing_key) if lasting else None,
+            pgmq_queue=celery_queue_name(routing_key) if durable and not exchange else None,
+            durable=durable,
         )
 
     # -- receiving ------------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ class Channel(virtual.Channel):
             mailbox = mailbox_of(message.delivery_tag)
             if mailbox is not None and self._transport.usable:
                 text = encode_message(message.serializable())
-                self._session.publish("", mailbox, text, priority=0, ttl_seconds=None, pgmq_queue=None)
+                self._session.publish("", mailbox, text, priority=0, ttl_seconds=None, pgmq_queue=None, durable=False)
 
 
 def is_mailbox(

@@ -6,7 +6,8 @@ import os
 import select
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
@@ -16,6 +17,11 @@ from psycopg import sql
 from tasker.errors import SchemaVersionError
 from tasker.messaging.connecting import abandon_socket, connect
 from tasker.messaging.transport.poll import Answer, Held, Poller, PollRequest
+
+_PUBLISH = "SELECT tasker.celery_publish(%s, %s, %s, %s::smallint, %s::float8, %s)"
+_PUBLISH_UNFLUSHED = f"{_PUBLISH} FROM set_config('synchronous_commit', 'off', true)"
+_FLUSH = "SELECT pg_logical_emit_message(true, 'tasker', '')"
+"""The smallest thing whose commit waits for the disk; nobody reads it."""
 
 
 class PollFailed(psycopg.OperationalError):
@@ -288,19 +294,26 @@ class Session:
         priority: int,
         ttl_seconds: float | None,
         pgmq_queue: str | None,
+        durable: bool,
     ) -> int:
-        """Send one message; how many queues and mailboxes it reached. ``pgmq_queue``: see ``tasker.celery_publish``."""
-        return int(
-            self._value(
-                "SELECT tasker.celery_publish(%s, %s, %s, %s::smallint, %s::float8, %s)",
-                exchange,
-                routing_key,
-                text,
-                priority,
-                ttl_seconds,
-                pgmq_queue,
-            )
-        )
+        """Send one message; how many queues and mailboxes it reached. On disk by then, if it is ``durable``.
+
+        ``pgmq_queue``: see ``tasker.celery_publish``.
+        """
+        parameters = (exchange, routing_key, text, priority, ttl_seconds, pgmq_queue)
+        if not durable or not psycopg.Pipeline.is_supported():
+            return int(self._value(_PUBLISH, *parameters))
+        with self._calling():
+            # A commit that notifies lets no other one that does pass until it is on disk, in the whole server: senders
+            # would wait for the disk one after the other. So the message is committed first, which wakes its readers,
+            # and then all wait for the disk together. Both in one round trip.
+            with self._connection.pipeline() as pipeline:
+                sent = self._connection.execute(_PUBLISH_UNFLUSHED, parameters)
+                pipeline.sync()
+                self._connection.execute(_FLUSH)
+            row = sent.fetchone()
+        assert row is not None
+        return int(row[0])
 
     def declare_queue(self, name: str, pgmq_queue: str) -> None:
         """Make sure that the task queue ``name`` exists."""
@@ -350,14 +363,19 @@ class Session:
         return row[0]
 
     def _execute(self, query: str | sql.Composed, parameters: Sequence[object] = ()) -> psycopg.Cursor[Any]:
+        with self._calling():
+            return self._connection.execute(query, parameters)
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """The connection is free for a call, and what comes with its answer is lost to nobody."""
         try:
             with self._lock:
                 self._settle(wait=True)
-                cursor = self._connection.execute(query, parameters)
+                yield
                 if self._consumer is not None and self._waiter not in (None, threading.get_ident()):
                     # News may have come with the answer, while another thread waits for them: another answer wakes it.
                     self.begin_poll(PollRequest())
-                return cursor
         except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
             # Not an error of the connection: trying again would not help, and Celery would try for ever.
             raise SchemaVersionError(
