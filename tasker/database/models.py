@@ -314,6 +314,34 @@ class Worker(Base):
     heartbeat_at: Mapped[dt.datetime]
 
 
+class Schedule(Base):
+    """A workflow that is started by the clock."""
+
+    __tablename__ = "schedules"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    task: Mapped[dict[str, Any]]
+    namespace: Mapped[str] = mapped_column(Computed("task->>'namespace'"))
+    workflow: Mapped[str] = mapped_column(Computed("task->>'name'"))
+    cron: Mapped[str | None]
+    every_seconds: Mapped[int | None]
+    starts_at: Mapped[dt.datetime | None]
+    time_zone: Mapped[str]
+    catch_up: Mapped[str]
+    next_due_at: Mapped[dt.datetime]
+    look_at: Mapped[dt.datetime]
+    paused_at: Mapped[dt.datetime | None]
+    last_due_at: Mapped[dt.datetime | None]
+    last_task_uuid: Mapped[uuid.UUID | None]
+    fired: Mapped[int] = mapped_column(BigInteger)
+    failure: Mapped[str | None]
+    failed_at: Mapped[dt.datetime | None]
+    created_at: Mapped[dt.datetime]
+    created_by: Mapped[str | None]
+    changed_at: Mapped[dt.datetime]
+    changed_by: Mapped[str | None]
+
+
 class Waiter(Base):
     """A process that waits for runs to finish."""
 

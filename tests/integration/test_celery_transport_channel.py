@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,6 +15,7 @@ import psycopg
 import pytest
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.exceptions import ChannelError
+from psycopg.pq import TransactionStatus
 
 from tasker.errors import SchemaVersionError
 from tasker.messaging.transport.address import broker_url_of
@@ -132,6 +136,36 @@ def test_no_more_is_delivered_than_the_prefetch_allows_until_something_is_acknow
         while True:
             reader.drain_events(timeout=0.2)
     assert payloads(messages) == [0, 1, 2]
+
+
+def test_a_consumer_can_be_cancelled_by_a_signals_handler_in_the_middle_of_a_call(
+    sender: Connection, reader: Connection
+) -> None:
+    """So does Celery when a worker is to end at once; what was fetched goes back with the connection."""
+    for number in range(3):
+        send(sender, number)
+    taken: list[Any] = []
+    consumer = Consumer(reader.channel(), [Queue("jobs")], callbacks=[lambda _, message: taken.append(message)])
+    consumer.consume()
+    reader.drain_events(timeout=20)
+    transport: Any = reader.transport
+
+    def interrupt() -> None:
+        while transport.session._connection.info.transaction_status != TransactionStatus.ACTIVE:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: consumer.cancel())
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        transport.session._execute("SELECT pg_sleep(0.5)")
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    reader.release()
+    with Connection(sender.as_uri(include_password=True)) as third:
+        assert payloads(received(third, Queue("jobs"), count=3)) == [0, 1, 2]
 
 
 def test_a_consumer_without_acknowledgements_takes_messages_for_good(

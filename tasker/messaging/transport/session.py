@@ -100,6 +100,12 @@ class Session:
                 return False
             return True
 
+    @property
+    def in_a_call(self) -> bool:
+        """Whether this very thread is in the middle of a call: who asks then is a signal's handler."""
+        owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]
+        return owned
+
     def fileno(self) -> int:
         """The descriptor that is readable when there may be news."""
         return self._connection.fileno()

@@ -298,6 +298,10 @@ class Transport(virtual.Transport):
         self._inbox = deque((source, raw) for source, raw in self._inbox if source != queue)
         if news is None or not self.usable:
             return
+        if self.session.in_a_call:
+            # Celery cancels its consumer in the handler of SIGQUIT, whatever that interrupts; a call within a call
+            # would wait for itself. What was fetched goes back when the connection is closed, which comes next.
+            return
         self.session.unlisten(news)
         if self.mailboxes.get(queue):
             channel.queue_delete(queue)

@@ -26,7 +26,7 @@ class PermanentError(Exception):
 def charge(amount: int, *, card: str) -> dict[str, Any]:
     if amount < 0:
         raise PermanentError(f"cannot charge {amount}")
-    return {"receipt": f"{card}:{amount}", "knows_tasker": "tasker" in sys.modules}
+    return {"receipt": f"{card}:{amount}", "knows_tasker": "tasker.database" in sys.modules}
 
 
 @app.task
