@@ -21,9 +21,6 @@ from tests.e2e.parity_app import LOG_VARIABLE, SETTINGS_VARIABLE, make_app
 from tests.waiting import wait_until
 
 DEADLINE_SECONDS = 60.0
-LONGEST_VISIBLE_SECONDS = 2
-"""After so long Redis hands out what is not acknowledged; as shipped, after an hour."""
-
 BROKERS = ("pgmq", "redis")
 
 
@@ -43,7 +40,6 @@ class Side:
                 "broker_url": REDIS_URL,
                 "broker_transport_options": {
                     "global_keyprefix": self._prefix,
-                    "visibility_timeout": LONGEST_VISIBLE_SECONDS,
                     "client_name": self._prefix,
                 },
                 "result_backend": REDIS_URL,
