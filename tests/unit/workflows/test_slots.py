@@ -165,3 +165,104 @@ def test_what_has_no_slots_is_refused_by_the_name_of_the_argument(arguments: dic
     with pytest.raises(InvalidRequest) as refused:
         Timing.checked(**arguments)  # type: ignore[arg-type]
     assert refused.value.field == field
+
+
+# -- what the clock shows, minute by minute -----------------------------------------------------------------------
+
+
+CHANGES = [
+    ("Europe/Berlin", utc(2026, 3, 29)),
+    ("Europe/Berlin", utc(2026, 10, 25)),
+    ("Australia/Lord_Howe", utc(2026, 4, 4, 15)),  # by half an hour
+    ("Australia/Lord_Howe", utc(2026, 10, 3, 15)),
+    ("Africa/Cairo", utc(2026, 4, 23, 22)),  # at midnight, which is left out
+    ("America/Havana", utc(2026, 11, 1, 5)),
+    ("America/Santiago", utc(2026, 4, 5, 3)),
+    ("Antarctica/Troll", utc(2026, 10, 25)),  # by two hours
+    ("Pacific/Apia", utc(2011, 12, 30, 10)),  # a day that never was
+    ("America/Caracas", utc(2016, 5, 1, 7)),
+    ("Asia/Kathmandu", utc(1985, 12, 31, 18)),  # by a quarter of an hour
+    ("America/St_Johns", utc(2009, 3, 8, 3)),  # at one minute past midnight
+    ("America/St_Johns", utc(2009, 11, 1, 3)),
+]
+CLOCKS = {
+    # Minutes and hours; whether at fixed hours.
+    "*/10 23 * * *": (set(range(0, 60, 10)), {23}, False),
+    "*/20 0 * * *": ({0, 20, 40}, {0}, False),
+    "*/15 2 * * *": ({0, 15, 30, 45}, {2}, False),
+    "0 */2 * * *": ({0}, set(range(0, 24, 2)), False),
+    "0 * * * *": ({0}, set(range(24)), False),
+    "30 2 * * *": ({30}, {2}, True),
+    "15 1,2,3 * * *": ({15}, {1, 2, 3}, True),
+    "10-50/20 0-3 * * *": ({10, 30, 50}, {0, 1, 2, 3}, True),
+    "59 23 * * *": ({59}, {23}, True),
+}
+
+
+@pytest.mark.parametrize(("zone", "change"), CHANGES)
+def test_slots_are_those_of_a_clock_that_is_watched_minute_by_minute(zone: str, change: dt.datetime) -> None:
+    minute = dt.timedelta(minutes=1)
+    moments = [change + n * minute for n in range(-40 * 60, 40 * 60)]
+    shown = [(moment, moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None, fold=0)) for moment in moments]
+    seen: set[dt.datetime] = set()
+    passed: list[tuple[dt.datetime, list[dt.datetime]]] = []
+    for (_, before), (moment, clock) in pairwise(shown):
+        # What the clock shows now for the first time, and what it has left out since.
+        new = [before + n * minute for n in range(1, max(0, (clock - before) // minute) + 1)]
+        passed.append((moment, [each for each in new if each not in seen]))
+        seen.update(new)
+    for cron, (minutes, hours, fixed) in CLOCKS.items():
+        if fixed:
+            expected = [
+                moment for moment, news in passed if any(new.minute in minutes and new.hour in hours for new in news)
+            ]
+        else:
+            expected = [moment for moment, clock in shown[1:] if clock.minute in minutes and clock.hour in hours]
+        timing = Timing.checked(cron=cron, time_zone=zone)
+        for earlier, later in pairwise(expected):
+            told = [timing.after(at) for at in (earlier, earlier + minute / 2, (later - minute / 2))]
+            assert told == [later] * 3, cron
+            between = earlier + (later - earlier) / 2
+            told = [timing.latest(at) for at in (earlier, earlier + minute / 2, between, later - minute / 2)]
+            assert told == [earlier] * 4, cron
+
+
+def test_intervals_pass_by_the_time_that_passes_in_whatever_zone_they_are_given() -> None:
+    start = dt.datetime(2026, 1, 5, 8, tzinfo=BERLIN)
+    weekly = Timing.checked(every=dt.timedelta(days=7), starts_at=start)
+    assert weekly.after(utc(2026, 7, 1)) == utc(2026, 7, 6, 7)
+    # As a database tells the time whose clock is set to Berlin's.
+    hourly = Timing.checked(every=3600)
+    night = [utc(2026, 10, 24, 22).astimezone(BERLIN), utc(2026, 10, 25, 4).astimezone(BERLIN)]
+    plan = hourly.plan(night[0], night[1], "all")
+    assert plan.fire == tuple(utc(2026, 10, 24, 22) + n * dt.timedelta(hours=1) for n in range(7))
+    assert hourly.latest(utc(2026, 10, 25, 1, 30).astimezone(BERLIN)) == utc(2026, 10, 25, 1)
+    twice = utc(2026, 10, 25, 1, 45).astimezone(BERLIN)  # the second 2:45
+    often = Timing.checked(cron="*/10 * * * *", starts_at=twice, time_zone="Europe/Berlin")
+    assert often.after(utc(2026, 1, 1)) == utc(2026, 10, 25, 1, 50)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"cron": f"{'9' * 5000} * * * *"}, "cron"),
+        ({"cron": "0 0 29 2 *" + " " * 5000}, "cron"),
+        ({"cron": "* * * * *", "time_zone": None}, "time_zone"),
+        ({"cron": "* * * * *", "time_zone": 3}, "time_zone"),
+        ({"cron": "* * * * *", "starts_at": "2026-01-01"}, "starts_at"),
+        ({"cron": "* * * * *", "starts_at": dt.date(2026, 1, 1)}, "starts_at"),
+        ({"every": 60, "starts_at": dt.datetime.max.replace(tzinfo=dt.UTC)}, "starts_at"),
+        ({"every": 60, "starts_at": dt.datetime.min.replace(tzinfo=ZoneInfo("Asia/Tokyo"))}, "starts_at"),
+    ],
+)
+def test_what_python_cannot_compute_with_is_refused_like_all_else(arguments: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        Timing.checked(**arguments)  # type: ignore[arg-type]
+    assert refused.value.field == field
+
+
+def test_slots_beyond_pythons_calendar_are_never_due() -> None:
+    with pytest.raises(InvalidRequest, match="never due"):
+        Timing(cron="0 0 29 2 *").after(utc(9997, 1, 1))
+    with pytest.raises(InvalidRequest):
+        Timing(every_seconds=3600).after(utc(9999, 12, 31, 23, 30))
