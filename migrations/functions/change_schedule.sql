@@ -34,8 +34,8 @@ BEGIN
         EXCEPTION WHEN data_exception THEN
             due := NULL;
         END;
-        IF NOT coalesce(isfinite(due), false) THEN
-            RAISE EXCEPTION 'next_due_at must be a time that comes' USING ERRCODE = 'TK001', COLUMN = 'next_due_at';
+        IF NOT coalesce(due BETWEEN '1899-12-31Z' AND '9100-01-01Z', false) THEN
+            RAISE EXCEPTION 'next_due_at must be a time between the years 1900 and 9100' USING ERRCODE = 'TK001', COLUMN = 'next_due_at';
         END IF;
         due := greatest(due, old.next_due_at);
         UPDATE tasker.schedules AS s

@@ -1,7 +1,8 @@
 -- Makes a schedule, or changes one. Said again with the same definition it does nothing, so that a deploy may say it each time.
 -- request: {name, task (a request to create_tasks: namespace, name, version, context, priority, tags, ...), cron or
 -- every_seconds, starts_at, time_zone, catch_up, next_due_at (its first slot from now on), by, replace (whether a schedule of
--- this name and another definition gives way; it stays paused if it is)}.
+-- this name and another definition gives way; it stays paused if it is, and where its times are the same, slots that are due
+-- stay due)}.
 -- Returns {name, outcome: new, replaced or unchanged, next_due_at}.
 CREATE OR REPLACE FUNCTION tasker.set_schedule(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
@@ -12,6 +13,8 @@ DECLARE
     old tasker.schedules;
     problem record;
     outcome text;
+    may_replace boolean;
+    same_times boolean;
 BEGIN
     PERFORM tasker.assert_read_committed('set_schedule');
     IF coalesce(request->>'name', '') !~ '^[a-z][a-z0-9_.-]{0,127}$' THEN
@@ -23,6 +26,9 @@ BEGIN
     IF problem.message IS NULL THEN
         SELECT k AS field, 'is not for a schedule to say: each slot has its own' AS message INTO problem
         FROM unnest(ARRAY['identity_key', 'identity_strategy', 'run_at', 'context_checked']) AS k WHERE request->'task' ? k LIMIT 1;
+    END IF;
+    IF problem.message IS NULL AND jsonb_typeof(request->'task'->'tags') = 'array' AND jsonb_array_length(request->'task'->'tags') > 99 THEN
+        SELECT 'tags' AS field, 'must be at most 99: each task has that of its schedule besides' AS message INTO problem;
     END IF;
     IF problem.message IS NOT NULL THEN
         RAISE EXCEPTION '%', concat_ws(' ', problem.field, problem.message)
@@ -37,6 +43,7 @@ BEGIN
         wanted.time_zone := coalesce(request->>'time_zone', 'UTC');
         wanted.catch_up := coalesce(request->>'catch_up', 'last');
         wanted.next_due_at := (request->>'next_due_at')::timestamptz;
+        may_replace := coalesce((request->>'replace')::boolean, false);
     EXCEPTION WHEN data_exception THEN
         RAISE EXCEPTION 'the request has a value of the wrong form: %', SQLERRM USING ERRCODE = 'TK001', COLUMN = 'request';
     END;
@@ -48,10 +55,17 @@ BEGIN
     END;
     SELECT f.field, f.message INTO problem FROM (VALUES
         ('cron', 'or every_seconds must be given, and not both', (wanted.cron IS NULL) = (wanted.every_seconds IS NULL)),
+        ('cron', 'must be a string of at most 256 characters',
+         wanted.cron IS NOT NULL AND (jsonb_typeof(request->'cron') <> 'string' OR length(wanted.cron) > 256)),
+        ('by', 'must be a string of at most 1024 characters',
+         request->>'by' IS NOT NULL AND (jsonb_typeof(request->'by') <> 'string' OR length(request->>'by') > 1024)),
         ('every_seconds', 'must be 1 or more', wanted.every_seconds < 1),
         ('catch_up', 'must be last, all or none', wanted.catch_up NOT IN ('last', 'all', 'none')),
-        ('starts_at', 'must be a time that comes', NOT isfinite(wanted.starts_at)),
-        ('next_due_at', 'must be a time that comes', NOT coalesce(isfinite(wanted.next_due_at), false))) AS f(field, message, is_wrong)
+        -- What lies far outside cannot be read in most languages, and nobody could look at any schedule any more.
+        ('starts_at', 'must be a time between the years 1900 and 9000',
+         NOT wanted.starts_at BETWEEN '1899-12-31Z' AND '9000-01-02Z'),
+        ('next_due_at', 'must be a time between the years 1900 and 9100',
+         NOT coalesce(wanted.next_due_at BETWEEN '1899-12-31Z' AND '9100-01-01Z', false))) AS f(field, message, is_wrong)
     WHERE f.is_wrong LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION '% %', problem.field, problem.message
@@ -83,9 +97,15 @@ BEGIN
                                  wanted.time_zone, wanted.catch_up) THEN
             RETURN jsonb_build_object('name', old.name, 'outcome', 'unchanged', 'next_due_at', old.next_due_at);
         END IF;
-        IF NOT coalesce((request->>'replace')::boolean, false) THEN
+        IF NOT may_replace THEN
             RAISE EXCEPTION 'there is a schedule %, and it is another one', quote_literal(old.name)
                 USING ERRCODE = 'TK001', COLUMN = 'name', HINT = 'ask for it to be replaced, or choose another name';
+        END IF;
+        -- What a deploy changes about the tasks does not undo what was missed while it went on.
+        same_times := (old.cron, old.every_seconds, old.starts_at, old.time_zone)
+                      IS NOT DISTINCT FROM (wanted.cron, wanted.every_seconds, wanted.starts_at, wanted.time_zone);
+        IF same_times THEN
+            wanted.next_due_at := old.next_due_at;
         END IF;
         UPDATE tasker.schedules AS s
         SET task = wanted.task, cron = wanted.cron, every_seconds = wanted.every_seconds, starts_at = wanted.starts_at,

@@ -42,6 +42,9 @@ NET_PAGE = 1000
 """Open tasks that one tick checks for steps which nobody holds."""
 
 RESEND_LIMIT = 500
+FIRING_SECONDS = 10.0
+"""How long a tick fires schedules: with all else that it does it stays below ``LONGEST_TURN_SECONDS``."""
+
 KEEP_SECONDS = 3600.0
 """How long the row of a worker that is gone stays for those who want to look."""
 
@@ -246,7 +249,7 @@ class Coordinator:
 
     def _fire(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
         """Most are fired in time by those who admit tasks."""
-        report.schedules = fire_due_schedules(functools.partial(_bounded, connection))
+        report.schedules = fire_due_schedules(functools.partial(_bounded, connection), seconds=FIRING_SECONDS)
 
     def _tend(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
         report.mail = _bounded(connection, coordination.tend_transport())

@@ -65,13 +65,39 @@ class ScheduleRecord:
     changed_by: str | None
 
 
-def due(limit: int) -> Call[tuple[tuple[ScheduleRecord, dt.datetime], ...]]:
-    """At most so many schedules of which a slot is due, each with the present time of the database."""
+@dataclass(frozen=True)
+class DueSchedule:
+    """What is to be known of a schedule to compute its slots; its task, which may be large, stays where it is.
+
+    Attributes:
+        name: of the schedule.
+        cron: the cron expression, or ``None``.
+        every_seconds: the interval, or ``None``.
+        starts_at: no slot lies before it.
+        time_zone: of the cron expression.
+        catch_up: what becomes of missed slots.
+        next_due_at: the slot that is due.
+        now: the present time of the database.
+    """
+
+    name: str
+    cron: str | None
+    every_seconds: int | None
+    starts_at: dt.datetime | None
+    time_zone: str
+    catch_up: str
+    next_due_at: dt.datetime
+    now: dt.datetime
+
+
+def due(limit: int) -> Call[tuple[DueSchedule, ...]]:
+    """At most so many schedules of which a slot is due, the longest waiting first."""
     return Call(
-        f"SELECT {_COLUMNS}, tasker.now() FROM tasker.schedules WHERE paused_at IS NULL AND look_at <= tasker.now()"
+        "SELECT name, cron, every_seconds, starts_at, time_zone, catch_up, next_due_at, tasker.now()"
+        " FROM tasker.schedules WHERE paused_at IS NULL AND look_at <= tasker.now()"
         " ORDER BY look_at LIMIT %(quantity)s",
         {"quantity": limit},
-        decode=lambda rows: tuple((_record(row[:-1]), row[-1]) for row in rows),
+        decode=lambda rows: tuple(DueSchedule(*row) for row in rows),
     )
 
 

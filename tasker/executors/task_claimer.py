@@ -8,7 +8,7 @@ from tasker.database import functions
 from tasker.errors import ContextInvalid
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.orchestration import OrchestrationExecutor
-from tasker.executors.schedules import fire_due_schedules
+from tasker.executors.schedules import FIRING_SECONDS, fire_due_schedules
 from tasker.workflows.registry import TemplateRegistry
 
 ADMISSION = "admission"
@@ -42,7 +42,7 @@ class TaskClaimer(OrchestrationExecutor):
             self._admit(tasks)
         next_schedule_seconds, fired = answer["next_schedule_seconds"], 0
         if next_schedule_seconds == 0:
-            fired = fire_due_schedules(self.take)
+            fired = fire_due_schedules(self.take, seconds=FIRING_SECONDS)
             self.counters.add(schedules=fired)
             if not fired:
                 next_schedule_seconds = HELD_SECONDS

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from tasker import Tasker
 from tasker.coordinator.coordinator import Coordinator
 from tasker.core import OrchestrationCore
 from tasker.errors import ContextInvalid, InvalidRequest, NotFound, UnknownTemplate
+from tasker.executors import task_claimer
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.stop import StopSignal
 from tasker.testing.clock import Clock
@@ -247,3 +250,109 @@ async def test_the_same_in_an_event_loop(client: Tasker) -> None:
     assert (await client.aresume_schedule("nightly")).outcome == "resumed"
     assert (await client.aremove_schedule("nightly")).outcome == "removed"
     await client.database.aclose()
+
+
+# -- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+def run_sql(tasker_core: OrchestrationCore, statement: str) -> None:
+    with psycopg.connect(tasker_core.database.url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+REFUSE = """
+CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (SELECT count(*) FROM made WHERE initiator = 'schedule:broken') > {above} THEN
+        RAISE EXCEPTION 'not these' USING ERRCODE = '{sqlstate}';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER refuse AFTER INSERT ON tasker.tasks REFERENCING NEW TABLE AS made EXECUTE FUNCTION public.refuse();
+"""
+
+
+def test_one_that_the_database_refuses_does_not_keep_the_others(
+    client: Tasker, tasker_core: OrchestrationCore, tasker_clock: Clock
+) -> None:
+    client.add_schedule("broken", "shop", "order", every=3600)
+    client.add_schedule("sound", "shop", "order", every=3600)
+    run_sql(tasker_core, REFUSE.format(above=0, sqlstate="P0001"))
+    tasker_clock.advance(HOUR)
+    assert admit(tasker_core) == 1
+    broken, sound = client.list_schedules()
+    assert (broken.fired, sound.fired) == (0, 1)
+    assert "not these" in str(broken.failure)
+
+
+def test_slots_that_take_too_long_together_are_made_up_for_one_by_one(
+    client: Tasker, tasker_core: OrchestrationCore, tasker_clock: Clock
+) -> None:
+    first = client.add_schedule("broken", "shop", "order", every=3600, catch_up="all").schedule.next_due_at
+    # As PostgreSQL says it when a statement takes longer than it may.
+    run_sql(tasker_core, REFUSE.format(above=1, sqlstate="57014"))
+    tasker_clock.advance(first - now(tasker_core) + 2 * HOUR)
+    admit(tasker_core)
+    assert slots(client, "broken") == [first + n * HOUR for n in range(3)]
+    assert client.list_schedules()[0].failure is None
+
+
+def test_nobody_waits_for_an_open_transaction_that_holds_one_that_cannot_be_fired(
+    client: Tasker, tasker_core: OrchestrationCore, tasker_clock: Clock
+) -> None:
+    client.add_schedule("broken", "shop", "order", cron="@hourly")
+    run_sql(tasker_core, "UPDATE tasker.schedules SET cron = 'every day'")
+    tasker_clock.advance(HOUR)
+    with tasker_core.database.connect() as connection, connection.transaction():
+        connection.execute("SELECT FROM tasker.schedules FOR UPDATE")
+        assert admit(tasker_core) == 0
+    assert client.list_schedules()[0].failure is None
+
+
+def test_tasks_are_admitted_while_many_schedules_are_due(
+    client: Tasker, tasker_core: OrchestrationCore, tasker_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_claimer, "FIRING_SECONDS", 0.0)
+    for number in range(3):
+        client.add_schedule(f"s{number}", "shop", "order", every=3600)
+    tasker_clock.advance(HOUR)
+    stop = StopSignal()
+    with tasker_core.build_loop([ExecutorKind.TASK_CLAIMER], (), stop=stop, worker="test") as loop:
+        assert [loop.drain_all() for _ in range(4)] == [1, 1, 1, 0]
+    stop.close()
+
+
+def test_what_a_deploy_changes_about_the_tasks_does_not_undo_what_was_missed(
+    client: Tasker, tasker_core: OrchestrationCore, tasker_clock: Clock
+) -> None:
+    def add(number: int, **timing: Any) -> dt.datetime:
+        wanted = {"every": 3600, "catch_up": "all", "replace": True, **timing}
+        return client.add_schedule("nightly", "shop", "order", {"n": number}, **wanted).schedule.next_due_at
+
+    first = add(1)
+    tasker_clock.advance(first - now(tasker_core) + 1.5 * HOUR)
+    assert add(2) == first
+    admit(tasker_core)
+    assert slots(client) == [first, first + HOUR]
+    # Other times begin now.
+    tasker_clock.advance(2 * HOUR)
+    assert add(2, every=1800) > now(tasker_core)
+
+
+def test_a_server_that_tells_the_time_of_a_zone_whose_clocks_change_has_the_same_slots(
+    client: Tasker, tasker_core: OrchestrationCore, tasker_clock: Clock
+) -> None:
+    run_sql(
+        tasker_core,
+        "ALTER ROLE CURRENT_USER IN DATABASE {} SET TimeZone = 'Europe/Berlin'".format(
+            conninfo_to_dict(tasker_core.database.url)["dbname"]
+        ),
+    )
+    tasker_core.database.close()
+    start = dt.datetime(2027, 1, 4, 7, tzinfo=dt.UTC)
+    week = dt.timedelta(days=7)
+    client.add_schedule("nightly", "shop", "order", every=week, starts_at=start, catch_up="all")
+    tasker_clock.advance(dt.datetime(2027, 7, 1, tzinfo=dt.UTC) - now(tasker_core))
+    admit(tasker_core)
+    assert slots(client) == [start + n * week for n in range(26)]

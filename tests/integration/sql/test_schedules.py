@@ -82,6 +82,17 @@ def test_another_definition_needs_to_be_told_to_replace_and_leaves_a_paused_one_
         ({"next_due_at": "infinity"}, "next_due_at"),
         ({"next_due_at": "soon"}, "request"),
         ({"starts_at": "-infinity"}, "starts_at"),
+        # What Python cannot read would keep everybody from looking at any schedule.
+        ({"starts_at": "0500-01-01 BC"}, "starts_at"),
+        ({"starts_at": "20000-01-01"}, "starts_at"),
+        ({"next_due_at": "0500-01-01 BC"}, "next_due_at"),
+        ({"next_due_at": "20000-01-01"}, "next_due_at"),
+        ({"cron": 5}, "cron"),
+        ({"cron": "0" * 257}, "cron"),
+        ({"by": ["ann"]}, "by"),
+        ({"by": "a" * 1025}, "by"),
+        ({"replace": "maybe"}, "request"),
+        ({"task": {**TASK, "tags": ["a"] * 100}}, "tags"),
     ],
 )
 def test_what_is_no_schedule_is_refused_by_its_field_and_nothing_is_stored(
@@ -208,6 +219,31 @@ def test_whoever_admits_tasks_hears_when_a_schedule_is_due(core: Core) -> None:
     assert core.call("claim_ready_tasks", {"processor": "test"})["next_schedule_seconds"] == 0
     core.call("change_schedule", {"name": "nightly", "action": "pause"})
     assert core.call("claim_ready_tasks", {"processor": "test"})["next_schedule_seconds"] is None
+
+
+def test_as_many_tags_as_a_schedule_may_have_fit_its_tasks(core: Core) -> None:
+    core.call("set_schedule", {**HOURLY, "task": {**TASK, "tags": [f"t{number}" for number in range(99)]}})
+    at(core, AT[0])
+    (task,) = fire(core, AT[0], expected=AT[0], following=AT[1])["task_uuids"]
+    assert len(core.task(task)["tags"]) == 100
+
+
+def test_other_tasks_at_the_same_times_leave_slots_due_that_are(core: Core) -> None:
+    core.call("set_schedule", HOURLY)
+    other = {**HOURLY, "replace": True, "next_due_at": AT[3]}
+    assert core.call("set_schedule", {**other, "task": {**TASK, "context": {"n": 2}}})["next_due_at"] == AT[0]
+    assert core.call("set_schedule", {**other, "catch_up": "all"})["next_due_at"] == AT[0]
+    assert core.call("set_schedule", {**other, "cron": "30 * * * *"})["next_due_at"] == AT[3]
+    assert schedule(core)["look_at"] == AT[3]
+
+
+@pytest.mark.parametrize("due", ["0500-01-01 BC", "20000-01-01", "infinity", None])
+def test_none_is_resumed_at_a_time_that_nobody_can_read(core: Core, due: str | None) -> None:
+    core.call("set_schedule", HOURLY)
+    core.call("change_schedule", {"name": "nightly", "action": "pause"})
+    with pytest.raises(psycopg.Error) as refused:
+        core.call("change_schedule", {"name": "nightly", "action": "resume", "next_due_at": due})
+    assert (refused.value.sqlstate, refused.value.diag.column_name) == ("TK001", "next_due_at")
 
 
 def test_a_schedule_that_is_not_there_is_told_so(core: Core) -> None:
