@@ -371,14 +371,23 @@ CLIENT_FUNCTIONS = (
         " nothing. You compute the first slot; those that follow are computed by whoever fires them.",
         (
             Key("name", "text", "of the schedule: `a-z0-9_-.`, at most 128"),
-            Key("task", "object", "a request to `create_tasks`, without `identity_key`, `run_at` and the like"),
-            Key("cron", "text", "five fields, or six with seconds first", "null"),
+            Key(
+                "task",
+                "object",
+                "a request to `create_tasks`, without `identity_key`, `run_at` and the like; at most 99 tags",
+            ),
+            Key("cron", "text", "five fields, or six with seconds first; at most 256 characters", "null"),
             Key("every_seconds", "integer", "the alternative: an interval", "null"),
             Key("starts_at", "timestamp", "no slot lies before it; intervals count from it, or from 1970", "null"),
             Key("time_zone", "text", "of `cron`", "UTC"),
             Key("catch_up", "text", "of missed slots fire the `last`, `all`, or `none`", "last"),
             Key("next_due_at", "timestamp", "the first slot after now"),
-            Key("replace", "boolean", "let one of this name with another definition give way", "false"),
+            Key(
+                "replace",
+                "boolean",
+                "let one of this name with another definition give way; at the same times, `next_due_at` stays",
+                "false",
+            ),
             Key("by", "text", "who", "null"),
         ),
         (

@@ -246,7 +246,8 @@ class SyncClient(ClientCore):
             time_zone: of ``cron``, as in ``Europe/Berlin``.
             catch_up: what becomes of slots that were missed while nobody ran: the ``last`` one is fired, ``all`` are,
                 or ``none`` (of those that are more than a minute late).
-            replace: let a schedule of this name with another definition give way; it stays paused if it is.
+            replace: let a schedule of this name with another definition give way; it stays paused if it is. Where its
+                times are the same, slots that are due stay due; otherwise it begins with the first slot after now.
             by: who says so; see ``cancel``.
             connection: the transaction to be part of.
             options: see ``TaskRequest``.

@@ -288,7 +288,7 @@ def _whole_seconds(every: object) -> int:
         or not float(seconds).is_integer()
     ):
         raise InvalidRequest(
-            f"an interval of {every!r} is not possible",
+            f"an interval of {every if isinstance(every, dt.timedelta) else repr(every)} is not possible",
             hint=f"give whole seconds, at most {LONGEST_SECONDS} (ten years)",
             field="every",
         )

@@ -323,3 +323,10 @@ def test_a_schedule_that_is_wrong_is_refused_by_the_option_that_is(core: Core) -
     tasker("schedule", "add", "nightly", "shop/order", "--every", "1m")
     assert complaint("schedule", "add", "nightly", "shop/order", "--every", "2m")["field"] == "name"
     assert told("schedule", "add", "nightly", "shop/order", "--every", "2m", "--replace")[0]["outcome"] == "replaced"
+
+
+def test_what_was_done_before_one_of_several_schedules_was_refused_is_told(core: Core) -> None:
+    tasker("schedule", "add", "nightly", "shop/order", "--every", "15m")
+    result = tasker("--json", "schedule", "pause", "nightly", "unheard_of", code=1)
+    assert [row["outcome"] for row in json.loads(result.stdout)] == ["paused"]
+    assert json.loads(result.stderr)["error"]["message"] == "there is no schedule 'unheard_of'"

@@ -11,6 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tasker import Tasker
+from tasker.config.settings import Settings
 from tasker.coordinator.coordinator import Coordinator
 from tasker.core import OrchestrationCore
 from tasker.errors import ContextInvalid, InvalidRequest, NotFound, UnknownTemplate
@@ -19,6 +20,7 @@ from tasker.executors.executor import ExecutorKind
 from tasker.executors.stop import StopSignal
 from tasker.testing.clock import Clock
 from tasker.testing.legality import broken_rules
+from tests.proxies import AnswerLosingProxy, nth
 from tests.sql_kit import CHAIN, Core
 
 HOUR = dt.timedelta(hours=1)
@@ -356,3 +358,28 @@ def test_a_server_that_tells_the_time_of_a_zone_whose_clocks_change_has_the_same
     tasker_clock.advance(dt.datetime(2027, 7, 1, tzinfo=dt.UTC) - now(tasker_core))
     admit(tasker_core)
     assert slots(client) == [start + n * week for n in range(26)]
+
+
+@pytest.mark.parametrize("function", [b"tasker.fire_schedule", b"tasker.postpone_schedule", b"FROM tasker.schedules"])
+def test_a_slot_whose_firing_is_answered_by_nobody_is_fired_once(
+    client: Tasker,
+    tasker_core: OrchestrationCore,
+    tasker_settings: Settings,
+    tasker_clock: Clock,
+    function: bytes,
+) -> None:
+    client.add_schedule("broken", "shop", "order", every=3600)
+    run_sql(tasker_core, 'UPDATE tasker.schedules SET task = task || \'{"name": "unheard_of"}\'')
+    first = client.add_schedule("nightly", "shop", "order", every=3600, catch_up="all").schedule.next_due_at
+    with (
+        AnswerLosingProxy(tasker_core.database.url, nth(function, 1)) as proxy,
+        OrchestrationCore.from_settings(tasker_settings, database_url=proxy.url) as other,
+    ):
+        tasker_clock.attach(other.database)
+        tasker_clock.advance(first - now(tasker_core) + 2 * HOUR)
+        admit(other)
+        assert proxy.lost == 1
+    broken, sound = client.list_schedules()
+    assert (broken.fired, sound.fired) == (0, 3)
+    assert slots(client) == [first + n * HOUR for n in range(3)]
+    assert broken.failure is not None
