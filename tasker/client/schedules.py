@@ -34,6 +34,10 @@ def add(
 ) -> Operation[ScheduleChange]:
     """Make a schedule, or replace one, after its context was checked against the workflow as it is now."""
     check_text(name, "name", "add_schedule")
+    check_text(request.namespace, "namespace", "add_schedule")
+    check_text(request.name, "workflow", "add_schedule")
+    if request.version is not None:
+        check_text(request.version, "version", "add_schedule")
     if catch_up not in CATCH_UP:
         raise InvalidRequest(f"{catch_up!r} is no way to catch up", hint="say last, all or none", field="catch_up")
     template = yield reads.template(request.namespace, request.name, request.version)

@@ -14,7 +14,7 @@ from tasker import Tasker
 from tasker.config.settings import Settings
 from tasker.coordinator.coordinator import Coordinator
 from tasker.core import OrchestrationCore
-from tasker.errors import ContextInvalid, InvalidRequest, NotFound, UnknownTemplate
+from tasker.errors import ContextInvalid, InvalidRequest, NotFound, UnknownTemplate, ValueNotStorable
 from tasker.executors import task_claimer
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.stop import StopSignal
@@ -383,3 +383,12 @@ def test_a_slot_whose_firing_is_answered_by_nobody_is_fired_once(
     assert (broken.fired, sound.fired) == (0, 3)
     assert slots(client) == [first + n * HOUR for n in range(3)]
     assert broken.failure is not None
+
+
+@pytest.mark.parametrize("field", ["name", "namespace", "workflow", "version"])
+@pytest.mark.parametrize("value", ["a\0b", "\ud800", 5])
+def test_names_that_no_database_holds_are_refused_by_their_argument(client: Tasker, field: str, value: object) -> None:
+    names: dict[str, Any] = {"name": "nightly", "namespace": "shop", "workflow": "order", field: value}
+    with pytest.raises((InvalidRequest, ValueNotStorable)) as refused:
+        client.add_schedule(**names, every=60)
+    assert refused.value.field == field
