@@ -37,24 +37,24 @@ def write(line: str) -> None:
         log.write(f"{line}\n")
 
 
-@app.task(name="note")
+@app.task(shared=False, name="note")
 def note(text: str) -> None:
     write(text)
 
 
-@app.task(name="note_time")
+@app.task(shared=False, name="note_time")
 def note_time(text: str) -> None:
     write(f"{text} {time.time()}")
 
 
-@app.task(name="late", acks_late=True, bind=True)
+@app.task(shared=False, name="late", acks_late=True, bind=True)
 def late(self: Task[Any, Any], text: str, seconds: float = 0.0) -> None:
     write(f"start {text} {bool(self.request.delivery_info['redelivered'])}")
     time.sleep(seconds)
     write(f"end {text}")
 
 
-@app.task(name="refuse_once", acks_late=True, bind=True)
+@app.task(shared=False, name="refuse_once", acks_late=True, bind=True)
 def refuse_once(self: Task[Any, Any], text: str) -> None:
     again = bool(self.request.delivery_info["redelivered"])
     write(f"{text} {again}")
@@ -62,13 +62,13 @@ def refuse_once(self: Task[Any, Any], text: str) -> None:
         raise Reject(requeue=True)
 
 
-@app.task(name="retry_once", bind=True)
+@app.task(shared=False, name="retry_once", bind=True)
 def retry_once(self: Task[Any, Any], text: str) -> None:
     write(f"{text} {self.request.retries}")
     if self.request.retries == 0:
         raise self.retry(countdown=0.1)
 
 
-@app.task(name="die", acks_late=True)
+@app.task(shared=False, name="die", acks_late=True)
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)

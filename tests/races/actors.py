@@ -499,7 +499,7 @@ def _(stage: Stage, core: Core, turn: int) -> Any:
     return core.call("fire_schedule", slot)["fired"]
 
 
-@actor("postpone_schedule", bystander=True, prepare=_scheduled)
+@actor("postpone_schedule", bystander=True, prepare=_scheduled, comes_again=True)
 def _(stage: Stage, core: Core, turn: int) -> Any:
     failed = {"name": _named(stage), "expected_due_at": _SLOT, "failure": "a test", "retry_seconds": 60}
     return core.call("postpone_schedule", failed)
