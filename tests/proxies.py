@@ -7,6 +7,7 @@ import itertools
 import socket
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -37,7 +38,7 @@ class _Pair:
         """Whether the server's next answer is lost."""
 
 
-class _Proxy:
+class _Proxy(ABC):
     """Forwards bytes both ways, from a unix socket of its own to the server.
 
     Args:
@@ -97,14 +98,16 @@ class _Proxy:
             return server
         return socket.create_connection((host, int(port)))
 
-    def _begin(self, pair: _Pair) -> None:
+    def _begin(self, pair: _Pair) -> None:  # noqa: B027 - most need nothing
         """Called with the lock held, before anything comes through."""
 
+    @abstractmethod
     def _to_server(self, pair: _Pair) -> None:
-        raise NotImplementedError
+        """Forward what the client says, until it ends."""
 
+    @abstractmethod
     def _to_client(self, pair: _Pair) -> None:
-        raise NotImplementedError
+        """Forward what the server says, until it ends."""
 
 
 class SilentProxy(_Proxy):
@@ -148,7 +151,7 @@ class SilentProxy(_Proxy):
         """Let new connections work again."""
         self._dead = False
 
-    def _begin(self, pair: _Pair) -> None:
+    def _begin(self, pair: _Pair) -> None:  # noqa: B027 - most need nothing
         pair.silent = self._dead
 
     def _to_server(self, pair: _Pair) -> None:
