@@ -151,7 +151,7 @@ class SilentProxy(_Proxy):
         """Let new connections work again."""
         self._dead = False
 
-    def _begin(self, pair: _Pair) -> None:  # noqa: B027 - most need nothing
+    def _begin(self, pair: _Pair) -> None:
         pair.silent = self._dead
 
     def _to_server(self, pair: _Pair) -> None:
