@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 # The files come in their order, which begins with the slow ones; each process has a PostgreSQL of its own.
 AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-quick test-long test-lowest chaos coverage lint format build docs migrate bench bench-full bench-figures profile clean
+.PHONY: help demo test test-quick test-long test-lowest chaos coverage lint format build docs migrate bench bench-full bench-figures soak profile clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -38,9 +38,9 @@ test-lowest: ## unit and integration tests on the lowest versions that pyproject
 	@.ci/venv lowest
 	.venv-lowest/bin/python -m pytest $(AT_ONCE) tests/unit tests/integration -m "not long" $(ARGS)
 
-coverage: ## as test, and a report of every line in htmlcov/
+coverage: ## as test, with the programs that tests start, and a report of every line in htmlcov/
 	@.ci/venv dev
-	$(PYTEST) $(AT_ONCE) -m "not long" --cov --cov-report=term --cov-report=html $(ARGS)
+	COVERED_PROCESSES=subprocess $(PYTEST) --session-timeout 3600 $(AT_ONCE) -m "not long" --cov --cov-report=term --cov-report=html $(ARGS)
 
 lint: ## form, types, imports, SQL, shell, Dockerfile, compose; changes nothing
 	@.ci/venv dev
@@ -75,6 +75,10 @@ bench-full: ## the same with all shapes, more and longer rounds, and with bench-
 bench-figures: ## how Tasker fares as its tables grow, and what single parts cost, into the latest run; some 25 minutes
 	@.ci/venv bench
 	$(BIN)/python -m benchmarks.figures --full $(ARGS)
+
+soak: ## two hours at a steady rate: whether memory, latency and tables stay as they are, into build/soak.json and .svg
+	@.ci/venv bench
+	$(BIN)/python -m benchmarks.soak --into build/soak.json --plot build/soak.svg $(ARGS)
 
 profile: ## where the time of a step goes: database, Python, serialization, waiting
 	@.ci/venv bench

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.pages import bad_input, client, commands, contract, python_api, settings, states, verification
+from docs.pages import bad_input, client, commands, contract, metrics, python_api, settings, states, verification
 
 REFERENCE = Path(__file__).parent / "reference"
 
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings.make,
     "commands.md": commands.make,
+    "metrics.md": metrics.make,
     "states.md": states.make,
     "client.md": client.make,
     "python_api.md": python_api.make,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tasker.config.manager import ConfigManager
     from tasker.core import OrchestrationCore
     from tasker.errors import (
+        Backpressure,
+        CircuitOpen,
         ContextInvalid,
         InvalidRequest,
         InvalidTransition,
@@ -32,20 +34,29 @@ if TYPE_CHECKING:
     )
     from tasker.handlers.api import ApiStepHandler
     from tasker.handlers.context import StepContext
+    from tasker.handlers.events import DomainEvent, EventDraft, subscribe
     from tasker.handlers.hooks import TaskOutcome
     from tasker.handlers.registry import handler
     from tasker.handlers.step_handler import StepHandler
     from tasker.workflows.canvas import from_canvas
+    from tasker.workflows.concurrency import Concurrency
     from tasker.workflows.declaration import Workflow, workflow
+    from tasker.workflows.events import Event
     from tasker.workflows.retry import Retry
 
 _HOMES = {
     "ApiStepHandler": "tasker.handlers.api",
+    "Backpressure": "tasker.errors",
+    "CircuitOpen": "tasker.errors",
+    "Concurrency": "tasker.workflows.concurrency",
     "ConfigManager": "tasker.config.manager",
     "ContextInvalid": "tasker.errors",
     "InvalidRequest": "tasker.errors",
     "InvalidTransition": "tasker.errors",
     "NotFound": "tasker.errors",
+    "DomainEvent": "tasker.handlers.events",
+    "Event": "tasker.workflows.events",
+    "EventDraft": "tasker.handlers.events",
     "OrchestrationCore": "tasker.core",
     "PayloadTooLarge": "tasker.errors",
     "PermanentError": "tasker.errors",
@@ -66,6 +77,7 @@ _HOMES = {
     "celery": "tasker.app",
     "from_canvas": "tasker.workflows.canvas",
     "handler": "tasker.handlers.registry",
+    "subscribe": "tasker.handlers.events",
     "workflow": "tasker.workflows.declaration",
 }
 _OTHER_NAMES = {"celery": "app"}
@@ -75,8 +87,14 @@ importlib.import_module("tasker.messaging.transport.registration").register()
 
 __all__ = [
     "ApiStepHandler",
+    "Backpressure",
+    "CircuitOpen",
+    "Concurrency",
     "ConfigManager",
     "ContextInvalid",
+    "DomainEvent",
+    "Event",
+    "EventDraft",
     "InvalidRequest",
     "InvalidTransition",
     "NotFound",
@@ -100,6 +118,7 @@ __all__ = [
     "celery",
     "from_canvas",
     "handler",
+    "subscribe",
     "workflow",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -17,6 +18,7 @@ from tasker.config.settings import Settings
 from tasker.coordinator.connection_budget import ConnectionBudget
 from tasker.database import migrations, work
 from tasker.database.calls import run
+from tasker.database.circuits import DatabaseLedger
 from tasker.database.connection import Database
 from tasker.database.embedded import EmbeddedServer
 from tasker.errors import TaskerError
@@ -30,7 +32,7 @@ from tasker.executors.wake import Raised
 from tasker.handlers.registry import HandlerRegistry
 from tasker.hooks.completion import CompletionHooks
 from tasker.messaging.listener import Listener
-from tasker.messaging.queues import FIXED_QUEUES, queue_name
+from tasker.messaging.queues import CIRCUITS_CHANNEL, FIXED_QUEUES, queue_name
 from tasker.resilience.circuits import CircuitBreakers
 from tasker.workflows.registry import TemplateRegistry
 
@@ -93,7 +95,6 @@ class OrchestrationCore:
             self.initialize_queues(settings.orchestration.active_namespaces)
         self.templates = TemplateRegistry(database, settings)
         self.handlers = HandlerRegistry(settings)
-        self.circuits = CircuitBreakers()
         self._server = server
         self._send = send
         self._revoke = revoke
@@ -103,6 +104,13 @@ class OrchestrationCore:
             else None
         )
         """Hears notifications, over a connection made with the first subscription; ``None`` where none are wanted."""
+
+        self.circuits = CircuitBreakers.from_settings(
+            settings.circuit_breakers,
+            ledger=DatabaseLedger(database),
+            subscribe=None if self.listener is None else functools.partial(self.listener.subscribe, CIRCUITS_CHANNEL),
+        )
+        """The database's and PGMQ's in memory, those of external systems shared by all processes."""
 
         self._lock = threading.Lock()  # owns the members below
         self._loops: weakref.WeakSet[ExecutorLoop] = weakref.WeakSet()
@@ -114,6 +122,7 @@ class OrchestrationCore:
         settings: Settings | None = None,
         *,
         database_url: str | None = None,
+        max_connections: int | None = None,
         send: StepSender | None = None,
         revoke: Revoke | None = None,
     ) -> Self:
@@ -122,6 +131,7 @@ class OrchestrationCore:
         Args:
             settings: ``ConfigManager.load()`` when ``None``.
             database_url: use this database, whatever the settings say.
+            max_connections: size of this process's pool, instead of ``database.pool.max_connections``.
             send: sends steps that are Celery tasks; without it such steps fail here and are retried elsewhere.
             revoke: revokes Celery tasks whose step is over.
 
@@ -139,7 +149,7 @@ class OrchestrationCore:
             if server is not None:
                 url = server.url
             assert url is not None
-            database = _open(settings, url, server)
+            database = _open(settings, url, server, max_connections)
             migrations.ensure(url, allowed=settings.database.migrate_on_start)
             return cls(settings, database, server=server, send=send, revoke=revoke)
         except BaseException:
@@ -228,6 +238,7 @@ class OrchestrationCore:
         deadline = time.monotonic() + timeout_seconds
         for loop in loops:
             loop.close(max(0.0, deadline - time.monotonic()))
+        self.circuits.close()
         if self.listener is not None:
             self.listener.close()
         self.database.close()
@@ -241,16 +252,19 @@ class OrchestrationCore:
         self.close()
 
 
-def _open(settings: Settings, url: str, server: EmbeddedServer | None) -> Database:
+def _open(settings: Settings, url: str, server: EmbeddedServer | None, max_connections: int | None) -> Database:
     """The database with pools that fit into what the server has."""
-    database = Database.from_settings(settings.database, url, revive=None if server is None else server.ensure_running)
+    own = settings.database
+    if max_connections is not None:
+        sizes = {"max_connections": max_connections, "min_connections": min(own.pool.min_connections, max_connections)}
+        own = own.model_copy(update={"pool": own.pool.model_copy(update=sizes)})
+    database = Database.from_settings(own, url, revive=None if server is None else server.ensure_running)
     with database.connect(application_name="tasker start") as connection:
         limits = run(connection, work.connection_limits())
     budget = ConnectionBudget.of(settings, max_connections=limits.max_connections, reserved_connections=limits.reserved)
     cap = budget.enforce()
     if cap is not None and cap < database.max_connections:
-        pool = settings.database.pool.model_copy(update={"max_connections": cap})
-        smaller = settings.database.model_copy(update={"pool": pool})
+        smaller = own.model_copy(update={"pool": own.pool.model_copy(update={"max_connections": cap})})
         database.close()
         database = Database.from_settings(smaller, url, revive=None if server is None else server.ensure_running)
     return database

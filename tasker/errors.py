@@ -51,13 +51,25 @@ class EmbeddedServerError(TaskerError):
 class CircuitOpen(TaskerError):
     """A component failed repeatedly and is left alone for a while.
 
+    Let out of a handler by a circuit that all processes share, it parks the step until the circuit closes; no attempt
+    is spent.
+
     Args:
         retry_after_seconds: when another call makes sense.
+        circuit: name of the circuit, if all processes share it.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retry_after_seconds: float | None = None,
+        circuit: str | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_seconds = retry_after_seconds
+        self.circuit = circuit
 
 
 # -- templates and handlers -----------------------------------------------------------------------------------
@@ -143,6 +155,17 @@ class PayloadTooLarge(TaskerError):
 # -- waiting --------------------------------------------------------------------------------------------------
 
 
+class Backpressure(TaskerError):
+    """A namespace has more to do than its hard limit allows: nothing was created; try again later.
+
+    Attributes:
+        retry_after_seconds: when another attempt makes sense.
+    """
+
+    sqlstate = "TK012"
+    retry_after_seconds: float = 5
+
+
 class TaskTimeout(TaskerError, TimeoutError):
     """``wait()`` reached its timeout before the task finished; the task goes on."""
 
@@ -193,8 +216,13 @@ _BY_SQLSTATE: dict[str, type[TaskerError]] = {
 
 
 def from_sqlstate(
-    sqlstate: str | None, message: str, *, hint: str | None = None, field: str | None = None
+    sqlstate: str | None, message: str, *, hint: str | None = None, field: str | None = None, detail: str | None = None
 ) -> TaskerError | None:
     """The exception that stands for ``sqlstate``, or ``None`` if it is not one of Tasker's."""
-    error = _BY_SQLSTATE.get(sqlstate or "")
-    return None if error is None else error(message, hint=hint, field=field)
+    kind = _BY_SQLSTATE.get(sqlstate or "")
+    if kind is None:
+        return None
+    error = kind(message, hint=hint or detail, field=field)
+    if isinstance(error, Backpressure) and detail is not None:
+        error.retry_after_seconds = float(detail)
+    return error

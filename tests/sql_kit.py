@@ -147,7 +147,13 @@ class Core:
         return {name: row["state"] for name, row in self.steps(task_uuid).items()}
 
     def depth(self, queue: str) -> int:
-        return int(self.one(f"SELECT count(*) FROM pgmq.q_{queue}"))
+        """How many messages a queue has, those of its priority bands too."""
+        bands = self.rows(
+            "SELECT queue_name FROM pgmq.meta WHERE queue_name IN (%s, %s)", f"{queue}_high", f"{queue}_low"
+        )
+        return sum(
+            int(self.one(f"SELECT count(*) FROM pgmq.q_{name}")) for name in (queue, *(band for (band,) in bands))
+        )
 
     def history(self, task_uuid: str, step: str) -> list[str]:
         """The transitions of a step, in order."""

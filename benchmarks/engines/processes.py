@@ -58,6 +58,12 @@ class Workers:
         """The processes started here."""
         return [process.pid for process, _ in self._started]
 
+    @property
+    def ended(self) -> dict[str, int]:
+        """The exit codes of those that have ended by themselves, by name."""
+        codes = {log.stem: process.poll() for process, log in self._started}
+        return {name: code for name, code in codes.items() if code is not None}
+
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Start a process, with ``BENCH_RUNS`` set and its output in ``<name>.log`` of the place's folder."""
         log = Path(self._place.folder) / f"{name}.log"

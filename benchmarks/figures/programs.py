@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.figures import (
     dependencies,
+    domain_events,
     growth,
     handoff,
     large_task,
@@ -40,6 +41,7 @@ PROGRAMS: dict[str, Program] = {
     "snapshot": snapshot.measure,
     "memory": memory.measure,
     "step_events": step_events.measure,
+    "domain_events": domain_events.measure,
     "rolling_restart": rolling_restart.measure,
     "transport": transport.measure,
 }

@@ -248,6 +248,15 @@ def _singles(run: Run) -> list[tuple[str, str, Callable[[float], str]]]:
         ("step_events_unheard_cpu", "CPU of the workers for each step with events that nobody hears, ratio", times),
         ("step_events_heard_cpu", "the same with events that are heard, ratio", times),
         ("step_events_share", "share of events that it heard", times),
+        (
+            "domain_events_stored",
+            "durable domain events stored with the steps of one executor, four each, events/s",
+            whole,
+        ),
+        ("domain_events_ratio", "the same, steps against such without events, ratio", times),
+        ("domain_events_consumed", "durable domain events handled and deleted by one consumer, events/s", whole),
+        ("domain_events_heard", "fast domain events heard in the process of one executor, events/s", whole),
+        ("domain_events_fast_ratio", "the same, steps against such without events, ratio", times),
     ]
     return found
 

@@ -6,6 +6,7 @@ from docs.pages.markdown import page, table
 from docs.pages.signatures import arguments, attributes, described, lead, signature
 from tasker.client.async_client import AsyncClient
 from tasker.client.core import ClientCore, ScheduledTaskOptions, TaskFilters, TaskOptions
+from tasker.client.dead_letters import DeadLetterChange, DeadLetterFilters, DeadLetterOutcome
 from tasker.client.handle import TaskHandle
 from tasker.client.operations import TaskChange
 from tasker.client.requests import TaskRequest
@@ -13,7 +14,16 @@ from tasker.client.schedules import ScheduleChange
 from tasker.client.sync_client import SyncClient
 from tasker.client.tasker import Tasker
 from tasker.client.watching import Watch
-from tasker.database.records import StepRecord, TaskPage, TaskRecord, TaskState, TransitionRecord
+from tasker.database.records import (
+    DeadLetterPage,
+    DeadLetterRecord,
+    NamespaceRecord,
+    StepRecord,
+    TaskPage,
+    TaskRecord,
+    TaskState,
+    TransitionRecord,
+)
 from tasker.database.schedules import ScheduleRecord
 
 INTRO = """
@@ -31,6 +41,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Waiting": ("wait", "wait_all", "watch"),
     "Reading": ("handle", "get", "steps", "results", "history", "list", "why"),
     "The operator's hand": ("cancel", "pause", "resume", "retry", "resolve_step", "reset_step", "resolve_task"),
+    "Dead letters": (
+        "dead_letters",
+        "dead_letter",
+        "retry_dead_letters",
+        "dismiss_dead_letters",
+        "resolve_dead_letter",
+    ),
+    "Domain events": ("consume_events", "tail_events"),
+    "Namespaces": ("list_namespaces", "pause_namespace", "resume_namespace", "limit_namespace"),
     "Schedules": ("add_schedule", "list_schedules", "pause_schedule", "resume_schedule", "remove_schedule"),
     "The end": ("close",),
 }
@@ -42,10 +61,22 @@ RECORDS = (
     TaskState,
     TaskPage,
     TaskChange,
+    DeadLetterRecord,
+    DeadLetterPage,
+    DeadLetterChange,
+    DeadLetterOutcome,
+    NamespaceRecord,
     ScheduleRecord,
     ScheduleChange,
 )
-_OPTIONS = {"create": TaskOptions, "list": TaskFilters, "add_schedule": ScheduledTaskOptions}
+_OPTIONS = {
+    "create": TaskOptions,
+    "list": TaskFilters,
+    "dead_letters": DeadLetterFilters,
+    "retry_dead_letters": DeadLetterFilters,
+    "dismiss_dead_letters": DeadLetterFilters,
+    "add_schedule": ScheduledTaskOptions,
+}
 
 
 def make() -> str:
@@ -58,6 +89,8 @@ def make() -> str:
             parts += [f"### {name}", signature(name, method, options=_OPTIONS.get(name)), described(method)]
             if name == "list":
                 parts.append(lead(TaskFilters))
+            if name == "dead_letters":
+                parts.append(lead(DeadLetterFilters))
             if name == "watch":
                 parts.append(lead(Watch))
     parts += ["## In an event loop", _twins()]

@@ -61,9 +61,10 @@ WORKER = """
 
 LIMITS = """
 These are the worker's own to keep, since the functions do not look: `timeout_seconds`, `result_schema`,
-`system.max_result_bytes`, `${VARIABLE}` in `handler.initialization` (an unset one is a permanent error), and circuits
-(`system_dependency`). Outcomes that come as messages are checked against `result_schema` and
-`system.max_result_bytes`.
+`system.max_result_bytes`, `${VARIABLE}` in `handler.initialization` (an unset one is a permanent error), and what calls
+of a system (`system_dependency`) came to: claims hand out no steps whose circuit is open, but only workers know whether
+a call failed because of the system (`report_circuit`). Outcomes that come as messages are checked against
+`result_schema` and `system.max_result_bytes`, and counted for the circuit of their step.
 """
 
 CALLS = """
@@ -131,6 +132,7 @@ and `next_after` of the last page then.
 CHANNELS = [
     ["`tasker_{queue}`, such as `tasker_shop_queue`", "messages came on that queue, or a retry was made due"],
     ["`tasker_orchestration_step_results`, `tasker_task_requests_queue`", "likewise: notify it after `pgmq.send`"],
+    ["`tasker_circuits`", "a circuit has changed: look at `tasker.circuit_breakers`"],
     ["a waiter's own", "tasks have finished: see `add_waiter`"],
 ]
 
@@ -154,6 +156,7 @@ MESSAGES = [
     ],
     ["`{namespace}_queue`", "`task_uuid`, `step_uuid`, `position`, `map_index`", "nobody: see above"],
     ["`step_enqueue`, `task_finalization`", "Tasker's own", "nobody"],
+    ["`{namespace}_domain_events`", "[events](#domain-events), read by `read_events`", "nobody"],
 ]
 
 QUEUES = """
@@ -161,6 +164,28 @@ Queues are PGMQ's: `SELECT pgmq.send('task_requests_queue', '{…}')`. A message
 `tasker.dead_letters` with its reason; a second message of the same outcome is a no-op. A message on a step queue only
 says that a step may be due. Reading it is no claim: `claim_steps` does that, and drops what it has used up.
 """
+
+EVENTS = """
+What a step `publishes_events` says is sent by the transaction that records its outcome, to the queue
+`{namespace}_domain_events` of its workflow's namespace: once for each recorded outcome, and of a repeated report
+nothing. An outcome may bring the payloads (`events`); what it does not bring carries the result, or the error. A
+workflow's `domain_events` are sent when `finalize_task` makes a task final. Events with `delivery` `fast` are not
+stored. An event is:
+"""
+
+EVENT = [
+    ["`event_id`", "the same in every delivery: the key for idempotency"],
+    ["`name`", "as declared"],
+    ["`version`", "1: of this form; keys may be added"],
+    ["`at`", "when it was sent"],
+    ["`namespace`, `task`, `task_version`", "the workflow"],
+    ["`step`, `step_uuid`, `fence`, `attempt`", "the step, and the attempt; null in a task's event"],
+    ["`task_uuid`, `correlation_id`", "the task"],
+    ["`finish_no`", "in a task's event: how often it has finished; else null"],
+    ["`state`", "of the step (`complete`, `error`, `waiting_for_retry`, `resolved_manually`) or the task"],
+    ["`condition`", "`success`, `retryable_failure`, `permanent_failure`; of a task that an operator ended, its state"],
+    ["`payload`", "any JSON value"],
+]
 
 SERVER_ERRORS = [
     ["none, `08…`, `57P01`–`57P03`", "the connection is gone", "connect again and repeat the call, with its number"],
@@ -236,6 +261,9 @@ def make(create: Create) -> str:
         "## Queues",
         QUEUES,
         table(["queue", "message", "who sends"], MESSAGES),
+        "## Domain events",
+        EVENTS,
+        table(["key", "what it says"], EVENT),
         "## Errors",
         "An error has a SQLSTATE, a message, often a hint, and as the name of its column the key that is wrong.",
         table(["SQLSTATE", "means", "what to do"], [*_errors(), *SERVER_ERRORS]),

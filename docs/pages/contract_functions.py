@@ -66,11 +66,21 @@ OUTCOME = (
     Key("map_index", "integer", "from the claim", "what `step_uuid` says"),
     Key("fence", "integer", "from the claim"),
     Key("executor", "uuid", "who claimed it; needed in a message, where nobody calls", "the caller"),
-    Key("status", "text", "`complete`, `error`; `delegated` for steps that the workflow declares so"),
+    Key(
+        "status", "text", "`complete`, `error`; `delegated` for steps that the workflow declares so; `parked`: not run"
+    ),
+    Key("circuit", "text", "with `parked`: the circuit that it waits for, its attempt not spent", "null"),
     Key("results", "any", "the result, with `complete`: any JSON value that PostgreSQL stores", "null"),
     Key("error", "object", "what went wrong, with `error`", "{}"),
     Key("deadline_seconds", "number", "with `delegated`: how long to wait for the outcome to come as a message", "0"),
     Key("may_continue", "boolean", "whether a step that this one makes ready may be handed back at once", "false"),
+    Key("events", "object", "payloads of [domain events](#domain-events), by name", "the result or the error"),
+    Key(
+        "rejected_events",
+        "object",
+        "events that go to dead letters, by name: `reason`, `message`, `payload`",
+        "{}",
+    ),
 )
 
 ERROR = (
@@ -95,6 +105,12 @@ CLAIMED = (
     Key("steps[].queue", "text", "its queue"),
     Key("steps[].template", "integer", "its workflow version: a key of `templates`, now or in an earlier answer"),
     Key("steps[].results_paged", "boolean", "its parents' results are not here: read them by `get_parent_results`"),
+    Key(
+        "steps[].waited_seconds",
+        "number | null",
+        "of a step in its first attempt: how long ago it could have run, as its last parent ended or its task was"
+        " admitted",
+    ),
     Key("tasks", "object", "the tasks of these steps, by uuid"),
     Key("tasks.{task}.context", "any", "the task's context"),
     Key("tasks.{task}.correlation_id", "text | null", "as given at creation"),
@@ -129,6 +145,11 @@ CLAIMED = (
     ),
     Key("templates.{template}.steps[].system_dependency", "text | null", "the circuit that guards it"),
     Key(
+        "templates.{template}.steps[].publishes_events",
+        "any",
+        "its [domain events](#domain-events), or null: `schema` and `publisher` of each are the worker's to keep",
+    ),
+    Key(
         "templates.{template}.steps[].expected_ms",
         "number | null",
         "how long it takes on the average, if that is known",
@@ -139,6 +160,20 @@ CLAIMED = (
 _WHOM_TO_WAKE = (
     Key("queues[]", "text", "queues with new messages and a sleeping consumer: notify `tasker_{queue}`"),
     Key("notify[]", "text", "channels of those who wait for tasks to finish: notify them"),
+)
+
+_CIRCUITS = Key(
+    "circuits",
+    "any",
+    "circuits that are not closed or have failures, by name: as `report_circuit` answers",
+)
+
+_CIRCUIT = (
+    Key("name", "text", "the circuit's"),
+    Key("state", "text", "`closed`, `open` or `half_open`"),
+    Key("forced", "boolean", "an operator opened it: it does not close by itself"),
+    Key("failures", "integer", "in a row"),
+    Key("retry_after_seconds", "number | null", "how long until a call, or another one, may try"),
 )
 
 REGISTER_TEMPLATE_STEP = (
@@ -158,6 +193,18 @@ REGISTER_TEMPLATE_STEP = (
     Key("timeout_seconds", "number", "deadline of one attempt", "null"),
     Key("system_dependency", "text", "the circuit that guards it", "null"),
     Key("result_schema", "object", "JSON Schema of its result", "null"),
+    Key(
+        "lifecycle",
+        "object",
+        "how long it may take and wait, as in [templates](templates.md#lifecycles)",
+        "the workflow's, without `max_duration_minutes`",
+    ),
+    Key(
+        "publishes_events",
+        "object[]",
+        "[events](#domain-events): `name`, `condition` (`success`), `delivery` (`durable`), `schema`, `publisher`",
+        "[]",
+    ),
 )
 
 WORKER_FUNCTIONS = (
@@ -171,6 +218,7 @@ WORKER_FUNCTIONS = (
             Key("worker", "text", "name of the process, for people"),
             Key("queues", "text[]", "the queues it serves, `{namespace}_queue`", "[]"),
             Key("pid", "integer", "the process", "null"),
+            Key("requested", "boolean", "it came because the coordinator asked for one more", "false"),
         ),
     ),
     Function(
@@ -195,9 +243,19 @@ WORKER_FUNCTIONS = (
             Key("idle", "boolean", "as in `set_executor_idle`", "unchanged"),
             Key("counters", "object", "numbers for people who look at `tasker executor list`", "unchanged"),
             Key("expected_ms", "object", 'average run times to mix in: `{"template:position": milliseconds}`', "{}"),
+            Key(
+                "silence",
+                "object",
+                "for its health: `poll_seconds` and `work_seconds` since it last asked its queues, and last worked",
+                "unchanged",
+            ),
+            Key("trouble", "text", "what it says is wrong with it; null: nothing", "unchanged"),
         ),
         (
             Key("stop_requested", "boolean", "an operator wants this executor to stop"),
+            Key(
+                "health", "text", "what the last tick found: `starting`, `healthy`, `degraded`, `unhealthy`, `stopping`"
+            ),
             Key(
                 "steps_lost[]", "object", "steps in its receipts that are no longer its own: stop them, report nothing"
             ),
@@ -246,6 +304,13 @@ WORKER_FUNCTIONS = (
             Key("found_from", "object", "where the queues were found to begin"),
             Key("found_from.{queue}", "text | null", "the number of the first message that was free"),
             Key("next_due_seconds", "number | null", "when the next retry is due; `null`: none is known"),
+            _CIRCUITS,
+            Key(
+                "probes",
+                "any",
+                "steps by `step_uuid`, with the name of the half-open circuit that each is to try: what comes of it"
+                " goes to `report_circuit` with `is_probe`",
+            ),
         ),
     ),
     Function(
@@ -294,6 +359,7 @@ WORKER_FUNCTIONS = (
             Key("finished_tasks[].task_uuid", "uuid", "a task that ended thereby"),
             Key("finished_tasks[].state", "text", "`complete` or `error`"),
             *_WHOM_TO_WAKE,
+            _CIRCUITS,
         ),
         claims=True,
     ),
@@ -305,9 +371,40 @@ WORKER_FUNCTIONS = (
         (Key("released", "integer", "how many were given back"), _WHOM_TO_WAKE[0]),
     ),
     Function(
+        "report_circuit",
+        "Counts what calls of an external system came to. Failures always; successes only where `circuits` says that"
+        " there are failures to forget, and of whoever tries. `failure_threshold`, `success_threshold` and"
+        " `timeout_seconds` may be given, and are kept.",
+        (
+            Key("name", "text", "the system's, as in `system_dependency`"),
+            Key("failures", "integer", "calls that failed because of the system", "0"),
+            Key("successes", "integer", "calls that show that it works", "0"),
+            Key("is_probe", "boolean", "it was the call that a half-open circuit let through", "false"),
+            Key("reason", "text", "of the last failure, for people", "null"),
+            Key("by", "text", "who says so", "null"),
+            Key("max_circuits", "integer", "where there are as many, no further one is made", "null"),
+        ),
+        _CIRCUIT,
+    ),
+    Function(
+        "ask_circuit",
+        "Asks whether a call may go through a circuit that is not closed, beside those that claims hand out as"
+        " `probes`.",
+        (
+            Key("name", "text", "the system's"),
+            Key("probe_seconds", "number", "how long the call may take until another one may try", "60"),
+            Key("by", "text", "who asks", "null"),
+        ),
+        (
+            *_CIRCUIT,
+            Key("allowed", "boolean", "whether it may be made"),
+            Key("is_probe", "boolean", "whether it is the one that tries: report what came of it"),
+        ),
+    ),
+    Function(
         "deregister_executor",
         "Says good-bye. What it still holds is recovered by the next sweep.",
-        (EXECUTOR, FINISHED),
+        (EXECUTOR, FINISHED, Key("counters", "object", "as in `heartbeat`, its last ones", "as it said last")),
     ),
     Function("notify", "Wakes whoever listens on these channels.", takes="channels text[]"),
 )
@@ -408,6 +505,43 @@ CLIENT_FUNCTIONS = (
         (Key("name", "text", "as given"), Key("changed", "boolean", "`false`: it was so before")),
     ),
     Function(
+        "read_events",
+        "The oldest [domain events](#domain-events) of a namespace that nobody handles at the moment, hidden from"
+        " others for a while. Handle them, then name them in `settle_events`; what is not named shows again. All"
+        " readers of a namespace share its events.",
+        (
+            Key("namespace", "text", "of the workflows that published them"),
+            Key("pattern", "text", "of names; `*` stands for any characters", "*"),
+            Key("limit", "integer", "at most so many; fewer where they are large", "100"),
+            Key("visibility_timeout_seconds", "number", "how long they are hidden", "60"),
+            Key("after", "integer", "look behind this message only: `last` of the answer before", "0"),
+            Key("look", "integer", "look at most at so many messages", "10000"),
+            Key("peek", "boolean", "only look, and take none", "false"),
+        ),
+        (
+            Key("events[].msg_id", "integer", "of what was taken: its number in the queue"),
+            Key("events[].read_count", "integer", "how often it was taken, this time included"),
+            Key("events[].event", "any", "the event"),
+            Key("last", "integer | null", "how far this looked: go on behind it, until `is_end`"),
+            Key("is_end", "boolean", "nothing is behind that: begin at the front again, after a while"),
+            Key("newest", "integer | null", "the last message of the queue"),
+        ),
+    ),
+    Function(
+        "settle_events",
+        "Deletes events that were handled, and makes dead letters of those that cannot be.",
+        (
+            Key("namespace", "text", "as in `read_events`"),
+            Key("done", "integer[]", "`msg_id` of those that were handled", "[]"),
+            Key("refused", "object[]", "`msg_id` and `rejected` {`reason`, `message`}: dead letters", "[]"),
+            Key("again", "integer[]", "`msg_id` of those that others shall see at once", "[]"),
+        ),
+        (
+            Key("done", "integer", "how many were there"),
+            Key("refused", "integer", "likewise"),
+        ),
+    ),
+    Function(
         "add_waiter",
         "Has the channel notified, for so many seconds, whenever tasks finish; look then whether it is yours. `channel`"
         " is `tasker_` and up to 54 of `a-z0-9_`, one per process.",
@@ -430,6 +564,8 @@ CLIENT_FUNCTIONS = (
             Key("input_schema", "object", "JSON Schema of contexts", "null"),
             Key("has_after_work", "boolean", "whether it has completion hooks, which Python runs", "false"),
             Key("max_context_bytes", "integer", "a larger context is refused", "1048576"),
+            Key("lifecycle", "object", "how long a task, and each of its steps, may take and wait", "null"),
+            Key("domain_events", "object[]", "as `publishes_events` of a step; sent when a task is final", "[]"),
         ),
         (
             Key("named_task_id", "integer", "the version's number"),

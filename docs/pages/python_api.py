@@ -11,6 +11,7 @@ from tasker import errors, testing
 from tasker.core import CoreHealth, OrchestrationCore
 from tasker.handlers.api import ApiStepHandler
 from tasker.handlers.context import StepContext
+from tasker.handlers.events import DomainEvent, EventDraft, subscribe
 from tasker.handlers.hooks import TaskOutcome
 from tasker.handlers.registry import handler
 from tasker.handlers.step_handler import StepHandler
@@ -19,7 +20,9 @@ from tasker.testing.idle import run_until_idle
 from tasker.testing.legality import broken_rules
 from tasker.workflows.canvas import from_canvas
 from tasker.workflows.celery_calls import CeleryOptions
+from tasker.workflows.concurrency import Concurrency
 from tasker.workflows.declaration import Workflow, workflow
+from tasker.workflows.events import Event
 from tasker.workflows.registry import TemplateRegistry
 from tasker.workflows.retry import Retry
 
@@ -67,6 +70,9 @@ def make() -> str:
     parts += ["### @orders.on_error", described(Workflow.on_error)]
     parts += ["### from_canvas", signature("from_canvas", from_canvas), described(from_canvas)]
     parts += ["### Retry", lead(Retry), attributes(Retry)]
+    parts += ["### Concurrency", lead(Concurrency), attributes(Concurrency)]
+    parts += ["### Event", lead(Event), attributes(Event)]
+    parts += ["### EventDraft", lead(EventDraft), attributes(EventDraft)]
     parts += ["### TaskOutcome", lead(TaskOutcome), attributes(TaskOutcome)]
     parts += ["## Handlers", HANDLERS, "### StepContext", lead(StepContext), attributes(StepContext)]
     parts.append(_members(StepContext, "logger", "remaining_seconds", "check_cancelled"))
@@ -74,6 +80,8 @@ def make() -> str:
     parts += ["### ApiStepHandler", lead(ApiStepHandler)]
     parts.append(_members(ApiStepHandler, "request", "arequest", "headers", "client_options"))
     parts += ["### handler", signature("@handler", handler), described(handler)]
+    parts += ["### subscribe", signature("@subscribe", subscribe), described(subscribe)]
+    parts += ["### DomainEvent", lead(DomainEvent), attributes(DomainEvent)]
     parts += ["## Errors", ERRORS, _errors()]
     parts += ["## OrchestrationCore", signature("OrchestrationCore.from_settings", OrchestrationCore.from_settings)]
     parts += [lead(OrchestrationCore).split("\n\n")[0], described(OrchestrationCore.from_settings)]
@@ -89,10 +97,22 @@ def make() -> str:
 
 def documented() -> set[str]:
     """The public names that this page, or the client's, describes."""
-    here = {"ApiStepHandler", "OrchestrationCore", "Retry", "StepContext", "StepHandler", "TaskOutcome", "Workflow"}
+    here = {
+        "ApiStepHandler",
+        "Concurrency",
+        "DomainEvent",
+        "Event",
+        "EventDraft",
+        "OrchestrationCore",
+        "Retry",
+        "StepContext",
+        "StepHandler",
+        "TaskOutcome",
+        "Workflow",
+    }
     elsewhere = {"Tasker", "TaskHandle", "TaskRequest", "ConfigManager", "celery"}
     raised = {name for name in tasker.__all__ if hasattr(errors, name)}
-    return here | elsewhere | raised | {"from_canvas", "handler", "workflow"}
+    return here | elsewhere | raised | {"from_canvas", "handler", "subscribe", "workflow"}
 
 
 def tested() -> set[str]:

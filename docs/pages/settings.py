@@ -6,7 +6,7 @@ import tomllib
 from typing import Any
 
 from docs.pages.markdown import code, from_docstring, page, prose, table
-from tasker.config.keys import Key, all_keys, render
+from tasker.config.keys import FREE, Key, all_keys, render
 from tasker.config.resources import resource_dir
 from tasker.config.settings import Settings
 
@@ -59,7 +59,7 @@ def _model(section: str) -> Any:
     """The class of a section."""
     model: Any = Settings
     for name in section.split("."):
-        model = model.model_fields[name].annotation
+        model = model.free if name == FREE else model.model_fields[name].annotation
     return model
 
 

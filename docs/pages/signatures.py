@@ -53,7 +53,7 @@ def _argument(parameter: inspect.Parameter) -> str:
     if parameter.annotation is not parameter.empty:
         text += f": {_plain(parameter.annotation)}"
     if parameter.default is not parameter.empty:
-        default = "…" if str(parameter.default) == "unset" else repr(parameter.default)
+        default = "…" if str(parameter.default) in ("unset", "unchanged") else repr(parameter.default)
         text += f" = {default}" if parameter.annotation is not parameter.empty else f"={default}"
     return text
 

@@ -4,7 +4,7 @@
 -- sat_*: steps that now satisfy dependencies, and whether a dependent may be continued by the caller's executor.
 -- left_tasks: one entry for every step that left the live states, satisfied or not.
 -- A ready step is continued (claimed at once for executor "me", in the receipt of call_no) if that executor serves its queue
--- and the limits allow; each parent hands on one branch, the others are published. In a task that was not admitted yet (an
+-- and no limit, and no circuit that is not closed, guards it; each parent hands on one branch, the others are published. In a task that was not admitted yet (an
 -- operator resolved a step of it) nothing becomes ready: admission looks for what can run.
 CREATE OR REPLACE FUNCTION tasker.advance_tasks(
     sat_tasks uuid[], sat_positions integer[], sat_continue boolean[], left_tasks uuid[],
@@ -29,9 +29,10 @@ BEGIN
 
     -- The dependents of what was satisfied, each once, with how many of its dependencies that were and which was the last.
     WITH edges AS MATERIALIZED (
-        SELECT k.task_uuid, e.child, k.step_position, k.may, t.named_task_id, t.paused, t.admitted
+        SELECT k.task_uuid, e.child, k.step_position, k.may AND NOT t.has_key AS may, t.named_task_id, t.paused, t.admitted
         FROM unnest(sat_tasks, sat_positions, sat_continue) AS k(task_uuid, step_position, may)
-        CROSS JOIN LATERAL (SELECT x.named_task_id, x.state = 'paused' AS paused, x.admitted_at IS NOT NULL AS admitted
+        CROSS JOIN LATERAL (SELECT x.named_task_id, x.state = 'paused' AS paused, x.admitted_at IS NOT NULL AS admitted,
+                                   x.concurrency_key IS NOT NULL AS has_key
                             FROM tasker.tasks AS x
                             WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
         CROSS JOIN LATERAL (SELECT x.dependents FROM tasker.named_steps AS x
@@ -43,13 +44,13 @@ BEGIN
         FROM edges AS g GROUP BY g.task_uuid, g.child, g.named_task_id, g.paused, g.admitted
         ORDER BY g.task_uuid, g.child
     ), locked AS MATERIALIZED (
-        SELECT c.*, s.tid, s.step_uuid, s.fence, n.queue, n.expected_ms,
+        SELECT c.*, s.tid, s.step_uuid, s.fence, n.queue, n.expected_ms, n.system_dependency,
                s.state = 'pending' AND s.unmet = c.n AND c.admitted AS ready
         FROM children AS c
         CROSS JOIN LATERAL (SELECT x.ctid AS tid, x.state, x.unmet, x.step_uuid, x.fence FROM tasker.workflow_steps AS x
                             WHERE x.task_uuid = c.task_uuid AND x.position = c.child AND x.map_index = 0
                             FOR NO KEY UPDATE) AS s
-        CROSS JOIN LATERAL (SELECT x.queue, x.expected_ms FROM tasker.named_steps AS x
+        CROSS JOIN LATERAL (SELECT x.queue, x.expected_ms, x.system_dependency FROM tasker.named_steps AS x
                             WHERE x.named_task_id = c.named_task_id AND x.position = c.child OFFSET 0) AS n
     )
     SELECT array_agg(l.tid) AS rows, array_agg(l.task_uuid) AS tasks, array_agg(l.child) AS positions, array_agg(l.n) AS counts,
@@ -57,7 +58,10 @@ BEGIN
            array_agg(l.fence) AS fences, array_agg(l.queue) AS queues, array_agg(l.paused) AS paused,
            array_agg(coalesce(l.expected_ms, budget_ms)) AS expected,
            array_agg(continue_limit > 0 AND l.ready AND l.may AND NOT l.paused AND l.queue = ANY (ARRAY(
-               SELECT n.queue FROM tasker.namespaces AS n WHERE n.queue = ANY (served) AND n.paused_at IS NULL))) AS open,
+               SELECT n.queue FROM tasker.namespaces AS n
+               WHERE n.queue = ANY (served) AND n.paused_at IS NULL AND n.max_concurrency IS NULL AND n.rate_count IS NULL))
+               AND (l.system_dependency IS NULL OR l.system_dependency <> ALL (ARRAY(
+                   SELECT b.name FROM tasker.circuit_breakers AS b WHERE b.state <> 'closed')))) AS open,
            bool_or(l.ready) AS any_ready
     INTO d FROM locked AS l;
 

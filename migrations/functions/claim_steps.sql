@@ -3,7 +3,12 @@
 -- request: executor, call_no, queues[], limit, budget_ms, finished[] (receipts), known_templates[], max_claim_bytes,
 --          look_from{} (found_from of an earlier answer: messages before it are not looked at)
 -- answer:  call_no, steps[], tasks{}, results{}, templates{}, queue_empty, next_due_seconds, stop_requested,
---          found_from{} (by queue, the first message that was free)
+--          found_from{} (by queue, the first message that was free), circuits{} (those that are not closed or have
+--          failures), probes{} (step_uuid: the circuit that it may try)
+--
+-- Urgent and patient steps have queues of their own beside the one that is served; each call begins with one of them as
+-- good as drawn, by weights 6:3:1, and gives each that share, so that none starves. Steps that a circuit or a limit keeps
+-- back are parked: still "enqueued", with a timer instead of a message (tasker.judge_guarded).
 --
 -- Every look from the front of a queue walks over all messages that were removed and not vacuumed yet: while somebody
 -- holds a snapshot, that is every message since. Executors with much to do look from where they last found something, and
@@ -29,8 +34,20 @@ DECLARE
     moment constant timestamptz := tasker.now();
     stop boolean;
     served text[];
+    bases text[];
+    weights double precision[];
+    limited boolean[];
     n_queues integer;
     first_queue integer;
+    turns integer[];
+    weight double precision;
+    weight_left double precision;
+    circuits record;
+    ledger jsonb := jsonb '{"rooms": {}, "rates": {}, "circuits": {}, "probes": {}}';
+    judged record;
+    verdicts text[];
+    is_left boolean := false;
+    pass_on integer := 0; pass_all integer := 0;
     cursors bigint[];
     firsts bigint[];
     dry boolean[];
@@ -50,6 +67,8 @@ DECLARE
     -- What was decided, by step: taken ones, and for every queue the messages that are used up.
     take_rows tid[] := ARRAY[]::tid[]; take_tasks uuid[] := ARRAY[]::uuid[]; take_positions integer[] := ARRAY[]::integer[]; take_maps integer[] := ARRAY[]::integer[]; take_fences integer[] := ARRAY[]::integer[];
     take_states text[] := ARRAY[]::text[];
+    hold_rows jsonb := jsonb '[]'; park_rows jsonb := jsonb '[]';
+    park_tasks uuid[] := ARRAY[]::uuid[]; park_positions integer[] := ARRAY[]::integer[]; park_maps integer[] := ARRAY[]::integer[];
     timer_tasks uuid[] := ARRAY[]::uuid[]; timer_positions integer[] := ARRAY[]::integer[]; timer_maps integer[] := ARRAY[]::integer[];
     used_queues text[] := ARRAY[]::text[]; used_messages bigint[] := ARRAY[]::bigint[];
     bad_queues text[] := ARRAY[]::text[]; bad_messages bigint[] := ARRAY[]::bigint[]; bad_bodies jsonb[] := ARRAY[]::jsonb[];
@@ -64,15 +83,35 @@ BEGIN
     IF request->'finished' <> '[]' THEN
         PERFORM tasker.delete_finished_receipts(me, tasker.whole_numbers(request->'finished'));
     END IF;
-    SELECT coalesce(array_agg(DISTINCT n.queue ORDER BY n.queue), '{}') INTO served
-    FROM jsonb_array_elements_text(nullif(request->'queues', 'null')) AS q(name)
+    SELECT coalesce(array_agg(b.queue ORDER BY b.queue), '{}'), array_agg(n.queue ORDER BY b.queue),
+           array_agg(b.weight / (3 + CASE WHEN n.has_high THEN 6 ELSE 0 END + CASE WHEN n.has_low THEN 1 ELSE 0 END) ORDER BY b.queue),
+           array_agg(n.max_concurrency IS NOT NULL OR n.rate_count IS NOT NULL ORDER BY b.queue), count(DISTINCT n.queue)
+    INTO served, bases, weights, limited, weight
+    FROM (SELECT DISTINCT q.name FROM jsonb_array_elements_text(nullif(request->'queues', 'null')) AS q(name)) AS q
     JOIN tasker.namespaces AS n ON n.queue = q.name
-    WHERE n.paused_at IS NULL;
+    CROSS JOIN LATERAL (VALUES (n.queue || '_high', 6.0::double precision, n.has_high), (n.queue, 3.0, true),
+                               (n.queue || '_low', 1.0, n.has_low)) AS b(queue, weight, is_there)
+    WHERE n.paused_at IS NULL AND b.is_there;
     n_queues := cardinality(served);
     IF stop THEN
         n_queues := 0;
     END IF;
+    -- Which queue begins is as good as drawn: calls are numbered across claims and completions, and counting on would let all
+    -- claims begin with the same one.
     first_queue := (hashint8(this_call) # uuid_hash(me)) & 1048575;
+    IF n_queues > 0 AND 1 <> ANY (weights) THEN
+        -- Drawn by weight (Efraimidis and Spirakis, "Weighted random sampling", 2006).
+        SELECT array_agg(d.no ORDER BY -ln(((hashint8(this_call * 64 + d.no) # uuid_hash(me)) & 1048575) / 1048576.0 + 5e-7) / d.weight)
+        INTO turns FROM unnest(weights) WITH ORDINALITY AS d(weight, no);
+    END IF;
+    SELECT coalesce(array_agg(c.name) FILTER (WHERE c.state <> 'closed'), '{}') AS not_closed,
+           coalesce(array_agg(c.name) FILTER (WHERE c.state <> 'closed' AND NOT c.forced AND coalesce(c.retry_at, c.probe_until) <= moment),
+                    '{}') AS to_try,
+           coalesce(bool_or(c.state <> 'closed' OR c.failures > 0), false) AS any_to_tell
+    INTO circuits FROM tasker.circuit_breakers AS c;
+    IF n_queues > 0 AND cardinality(circuits.to_try) > 0 THEN
+        PERFORM tasker.offer_probes(circuits.to_try, bases);
+    END IF;
     cursors := array_fill(0::bigint, ARRAY[greatest(n_queues, 1)]);
     firsts := array_fill(NULL::bigint, ARRAY[greatest(n_queues, 1)]);
     dry := array_fill(false, ARRAY[greatest(n_queues, 1)]);
@@ -86,15 +125,16 @@ BEGIN
     <<rounds>>
     FOR round IN 1 .. max_rounds LOOP
         EXIT WHEN n_queues = 0;
+        weight_left := weight;
         FOR turn IN 0 .. n_queues - 1 LOOP
             EXIT rounds WHEN n_taken >= wanted OR alone OR over_budget;
-            -- In its first round each queue gets its share, so that none starves. Which of them begins is as good as drawn: calls
-            -- are numbered across claims and completions, and counting on would let all claims begin with the same queue.
-            i := (first_queue + turn) % n_queues + 1;
+            -- In its first round each queue gets its share, so that none starves.
+            i := coalesce(turns[turn + 1], (first_queue + turn) % n_queues + 1);
+            share := CASE WHEN round = 1 THEN ceil((wanted - n_taken) * least(weights[i] / weight_left, 1) - 1e-9)
+                          ELSE wanted - n_taken END::integer;
+            weight_left := weight_left - weights[i];
             CONTINUE WHEN dry[i];
             here := served[i];
-            share := ceil((wanted - n_taken)::double precision
-                          / CASE WHEN round = 1 THEN n_queues - turn ELSE 1 END)::integer;
 
             -- Where the front of a queue is all locked (by an open transaction on a wide task), look further, and further.
             look := least(share * 2 ^ (round - 1), greatest(share, 1000))::integer;
@@ -104,7 +144,7 @@ BEGIN
                 cursors[i] := batch.msg_ids[cardinality(batch.msg_ids)];
                 firsts[i] := coalesce(firsts[i], batch.msg_ids[1]);
             ELSIF round > 1 OR NOT EXISTS (SELECT FROM tasker.step_timers AS w
-                                           WHERE w.queue = here AND w.due_at <= moment AND w.kind = 'retry') THEN
+                                           WHERE w.queue = here AND w.due_at <= moment AND w.kind <> 'deadline') THEN
                 CONTINUE;
             END IF;
 
@@ -125,7 +165,7 @@ BEGIN
                      CROSS JOIN LATERAL (SELECT FROM tasker.workflow_steps AS x
                                          WHERE x.task_uuid = w.task_uuid AND x.position = w.position AND x.map_index = w.map_index
                                          FOR NO KEY UPDATE SKIP LOCKED) AS s
-                     WHERE w.queue = here AND w.due_at <= moment AND w.kind = 'retry' AND round = 1
+                     WHERE w.queue = here AND w.due_at <= moment AND w.kind <> 'deadline' AND round = 1
                      ORDER BY w.due_at LIMIT share)) AS d
                 ORDER BY d.task_uuid, d.step_position, d.map_index, d.msg_id
             ), ordered AS MATERIALIZED (
@@ -163,25 +203,32 @@ BEGIN
             CONTINUE WHEN keys.task_uuids IS NULL;
 
             -- Tasks and timers are read only now, in a statement of its own: it sees what was committed before the locks
-            -- on the steps were ours.
+            -- on the steps were ours. Where circuits or limits guard one of the steps, it is asked again with their verdicts.
+            verdicts := NULL;
+            LOOP
             WITH found AS MATERIALIZED (
                 SELECT k.*, w.due_at, coalesce(n.expected_ms, budget) AS cost,
                        row_number() OVER (ORDER BY k.msg_id NULLS FIRST, w.due_at) AS no,
                        -- A paused task's retry timer is used up with its message: resume sends and sets anew. But a deadline
                        -- stays: it is the lease of a step that runs elsewhere.
-                       t.state = 'paused' AND w.kind = 'retry' AND w.due_at <= moment AS is_parked,
+                       t.state = 'paused' AND w.kind <> 'deadline' AND w.due_at <= moment AS is_dropped,
                        t.state <> 'paused' AND (k.msg_id IS NOT NULL AND k.state = 'enqueued'
-                           OR w.due_at <= moment AND k.state IN ('enqueued', 'waiting_for_retry')) AS can_run,
-                       -- A second message for a step that an earlier turn took: the table does not show that yet.
+                           OR w.due_at <= moment AND k.state IN ('enqueued', 'waiting_for_retry')) AS is_due,
+                       t.concurrency_key IS NOT NULL OR limited[i] OR n.system_dependency = ANY (circuits.not_closed) AS is_guarded,
+                       -- A second message for a step that an earlier turn took or parked: the table does not show that yet.
                        n_taken > 0 AND k.task_uuid = ANY (take_tasks) AND EXISTS (
                            SELECT FROM unnest(take_tasks, take_positions, take_maps) AS y(task_uuid, step_position, map_index)
                            WHERE y.task_uuid = k.task_uuid AND y.step_position = k.step_position
+                             AND y.map_index = k.map_index)
+                       OR park_tasks <> '{}' AND k.task_uuid = ANY (park_tasks) AND EXISTS (
+                           SELECT FROM unnest(park_tasks, park_positions, park_maps) AS y(task_uuid, step_position, map_index)
+                           WHERE y.task_uuid = k.task_uuid AND y.step_position = k.step_position
                              AND y.map_index = k.map_index) AS is_taken
-                FROM unnest(keys.task_uuids, keys.positions, keys.maps, keys.msg_ids, keys.tids, keys.states, keys.fences, keys.losses)
-                     AS k(task_uuid, step_position, map_index, msg_id, tid, state, fence, losses)
-                CROSS JOIN LATERAL (SELECT x.state, x.named_task_id FROM tasker.tasks AS x
+                FROM unnest(keys.task_uuids, keys.positions, keys.maps, keys.msg_ids, keys.tids, keys.states, keys.fences, keys.losses, verdicts)
+                     WITH ORDINALITY AS k(task_uuid, step_position, map_index, msg_id, tid, state, fence, losses, verdict, ord)
+                CROSS JOIN LATERAL (SELECT x.state, x.named_task_id, x.concurrency_key FROM tasker.tasks AS x
                                     WHERE x.task_uuid = k.task_uuid OFFSET 0) AS t
-                CROSS JOIN LATERAL (SELECT x.expected_ms FROM tasker.named_steps AS x
+                CROSS JOIN LATERAL (SELECT x.expected_ms, x.system_dependency FROM tasker.named_steps AS x
                                     WHERE x.named_task_id = t.named_task_id AND x.position = k.step_position OFFSET 0) AS n
                 LEFT JOIN LATERAL (SELECT x.due_at, x.kind FROM tasker.step_timers AS x
                                    WHERE x.task_uuid = k.task_uuid AND x.position = k.step_position
@@ -191,30 +238,63 @@ BEGIN
                 SELECT c.no, c.is_alone, row_number() OVER (ORDER BY c.no) + n_taken AS nth, sum(c.cost) OVER (ORDER BY c.no) + spent AS work
                 FROM (SELECT f.no, f.cost, f.losses, row_number() OVER (ORDER BY f.no) + n_taken AS nth,
                              n_taken = 0 AND first_value(f.losses > 0) OVER (ORDER BY f.no) AS is_alone
-                      FROM found AS f WHERE f.can_run AND NOT f.is_taken) AS c
+                      FROM found AS f
+                      WHERE CASE WHEN verdicts IS NULL THEN f.is_due AND NOT f.is_taken ELSE f.verdict = 'go' END) AS c
                 WHERE CASE WHEN c.is_alone THEN c.nth = 1 ELSE c.losses = 0 END
             ), taken AS MATERIALIZED (
-                SELECT c.* FROM candidates AS c WHERE c.nth <= wanted AND (c.nth = 1 OR c.work <= budget)
+                -- What was judged and may go goes: it has been given its place, its moment, its try.
+                SELECT c.* FROM candidates AS c WHERE verdicts IS NOT NULL OR c.nth <= wanted AND (c.nth = 1 OR c.work <= budget)
             ), judged AS MATERIALIZED (
-                SELECT f.*, f.no = ANY (ARRAY(SELECT c.no FROM taken AS c)) AS goes FROM found AS f ORDER BY f.no
+                SELECT f.*, f.no = ANY (ARRAY(SELECT c.no FROM taken AS c)) AS goes,
+                       f.verdict = 'park' AND f.is_due AND NOT f.is_taken AS parks
+                FROM found AS f ORDER BY f.no
             )
             SELECT array_agg(j.tid) FILTER (WHERE j.goes) AS rows, array_agg(j.task_uuid) FILTER (WHERE j.goes) AS tasks,
                    array_agg(j.step_position) FILTER (WHERE j.goes) AS positions,
                    array_agg(j.map_index) FILTER (WHERE j.goes) AS maps, array_agg(j.fence + 1) FILTER (WHERE j.goes) AS fences,
                    array_agg(j.state) FILTER (WHERE j.goes) AS states,
-                   -- A message that starts nothing (a duplicate, a paused task) is used up, the state stays.
-                   array_agg(j.msg_id) FILTER (WHERE j.msg_id IS NOT NULL AND (j.goes OR NOT j.can_run)) AS used,
-                   array_agg(j.task_uuid) FILTER (WHERE (j.goes AND j.due_at IS NOT NULL) OR j.is_parked) AS timer_tasks,
-                   array_agg(j.step_position) FILTER (WHERE (j.goes AND j.due_at IS NOT NULL) OR j.is_parked) AS timer_positions,
-                   array_agg(j.map_index) FILTER (WHERE (j.goes AND j.due_at IS NOT NULL) OR j.is_parked) AS timer_maps,
+                   array_agg(j.ord) FILTER (WHERE j.goes) AS go_ords, array_agg(j.ord) FILTER (WHERE j.parks) AS park_ords,
+                   array_agg(j.ord) FILTER (WHERE j.is_taken) AS taken_ords,
+                   -- A message that starts nothing (a duplicate, a paused task, a parked step) is used up, the state stays.
+                   array_agg(j.msg_id) FILTER (WHERE j.msg_id IS NOT NULL AND (j.goes OR NOT j.is_due OR j.parks)) AS used,
+                   array_agg(j.task_uuid) FILTER (WHERE (j.goes AND j.due_at IS NOT NULL) OR j.is_dropped) AS timer_tasks,
+                   array_agg(j.step_position) FILTER (WHERE (j.goes AND j.due_at IS NOT NULL) OR j.is_dropped) AS timer_positions,
+                   array_agg(j.map_index) FILTER (WHERE (j.goes AND j.due_at IS NOT NULL) OR j.is_dropped) AS timer_maps,
+                   bool_or(j.is_guarded AND j.is_due) AS any_guarded, bool_or(j.verdict = 'leave') AS any_left,
                    (SELECT max(c.work) FROM taken AS c) AS work, (SELECT bool_or(c.is_alone) FROM taken AS c) AS is_alone,
                    (SELECT bool_or(c.nth > 1 AND c.work > budget) FROM candidates AS c WHERE c.nth <= wanted) AS is_over
             INTO turned FROM judged AS j;
+            EXIT WHEN verdicts IS NOT NULL OR turned.any_guarded IS NOT TRUE;
+            judged := tasker.judge_guarded(keys.task_uuids, keys.positions, keys.maps, keys.msg_ids, keys.states, keys.losses, bases[i],
+                                           coalesce(turned.taken_ords, '{}'), wanted, n_taken, spent, budget, me::text, ledger);
+            ledger := judged.ledger; verdicts := judged.verdicts;
+            END LOOP;
             take_rows := take_rows || turned.rows; take_tasks := take_tasks || turned.tasks;
             take_positions := take_positions || turned.positions; take_maps := take_maps || turned.maps;
             take_fences := take_fences || turned.fences; take_states := take_states || turned.states;
             timer_tasks := timer_tasks || turned.timer_tasks; timer_positions := timer_positions || turned.timer_positions;
             timer_maps := timer_maps || turned.timer_maps;
+            IF verdicts IS NOT NULL THEN
+                is_left := is_left OR coalesce(turned.any_left, false);
+                hold_rows := hold_rows || coalesce((
+                    SELECT jsonb_agg(jsonb_build_object('task_uuid', keys.task_uuids[g.ord], 'position', keys.positions[g.ord],
+                                                        'map_index', keys.maps[g.ord], 'key', l.key, 'fence', keys.fences[g.ord] + 1))
+                    FROM unnest(turned.go_ords) AS g(ord)
+                    CROSS JOIN LATERAL (VALUES (judged.ns_keys[g.ord]), (judged.own_keys[g.ord])) AS l(key) WHERE l.key IS NOT NULL), '[]');
+                park_rows := park_rows || coalesce((
+                    SELECT jsonb_agg(jsonb_build_object(
+                        'task_uuid', keys.task_uuids[g.ord], 'position', keys.positions[g.ord], 'map_index', keys.maps[g.ord],
+                        'kind', judged.wait_kinds[g.ord], 'queue', bases[i], 'due_at', judged.due[g.ord],
+                        'fence', keys.fences[g.ord], 'key', judged.wait_keys[g.ord]))
+                    FROM unnest(turned.park_ords) AS g(ord)), '[]');
+                SELECT park_tasks || coalesce(array_agg(keys.task_uuids[g.ord]), '{}'),
+                       park_positions || coalesce(array_agg(keys.positions[g.ord]), '{}'),
+                       park_maps || coalesce(array_agg(keys.maps[g.ord]), '{}'),
+                       pass_on + count(*) FILTER (WHERE keys.msg_ids[g.ord] IS NULL AND starts_with(judged.wait_keys[g.ord], 'key:')),
+                       pass_all + count(*) FILTER (WHERE keys.msg_ids[g.ord] IS NULL AND judged.wait_kinds[g.ord] = 'circuit')
+                INTO park_tasks, park_positions, park_maps, pass_on, pass_all FROM unnest(turned.park_ords) AS g(ord);
+                over_budget := over_budget OR 'over' = ANY (verdicts);
+            END IF;
             IF turned.used IS NOT NULL THEN
                 used_queues := used_queues || array_fill(here, ARRAY[cardinality(turned.used)]);
                 used_messages := used_messages || turned.used;
@@ -238,7 +318,7 @@ BEGIN
             RETURN json_build_object(
                 'steps', claimed.steps, 'tasks', claimed.tasks, 'results', claimed.results, 'templates', claimed.templates,
                 'call_no', this_call, 'stop_requested', stop, 'queue_empty', false, 'next_due_seconds', NULL,
-                'found_from', '{}'::json);
+                'found_from', '{}'::json, 'circuits', tasker.describe_circuits(), 'probes', '{}'::json);
         END IF;
         UPDATE tasker.workflow_steps AS s
         SET state = 'in_progress', fence = k.fence, attempts = s.attempts + 1, executor = me,
@@ -249,6 +329,28 @@ BEGIN
         SELECT k.task_uuid, k.step_position, k.map_index, k.fence, k.state, 'in_progress', me, 'claimed'
         FROM unnest(take_tasks, take_positions, take_maps, take_fences, take_states)
              AS k(task_uuid, step_position, map_index, fence, state);
+    END IF;
+    IF hold_rows <> '[]' THEN
+        INSERT INTO tasker.limit_holders AS h (task_uuid, position, map_index, limit_key, fence)
+        SELECT x.task_uuid, x.position, x.map_index, x.key, x.fence
+        FROM jsonb_to_recordset(hold_rows) AS x(task_uuid uuid, position integer, map_index integer, key text, fence integer)
+        ON CONFLICT ON CONSTRAINT limit_holders_pkey DO UPDATE SET fence = excluded.fence;
+    END IF;
+    IF ledger->'rates' <> '{}' THEN
+        INSERT INTO tasker.rate_limits AS r (limit_key, next_at)
+        SELECT e.key, (e.value #>> '{}')::timestamptz FROM jsonb_each(ledger->'rates') AS e WHERE e.value <> 'false'
+        ON CONFLICT ON CONSTRAINT rate_limits_pkey DO UPDATE SET next_at = excluded.next_at;
+    END IF;
+    IF park_rows <> '[]' THEN
+        -- A step that was parked before keeps its place among those that wait, also if it was woken for nothing meanwhile.
+        INSERT INTO tasker.step_timers AS w (task_uuid, position, map_index, kind, queue, due_at, set_at, fence, key)
+        SELECT x.task_uuid, x.position, x.map_index, x.kind, x.queue, x.due_at, moment + x.no * interval '1 microsecond', x.fence, x.key
+        FROM ROWS FROM (jsonb_to_recordset(park_rows) AS (task_uuid uuid, position integer, map_index integer, kind text, queue text,
+                                                          due_at timestamptz, fence integer, key text))
+             WITH ORDINALITY AS x(task_uuid, position, map_index, kind, queue, due_at, fence, key, no)
+        ON CONFLICT ON CONSTRAINT step_timers_pkey DO UPDATE
+        SET kind = excluded.kind, due_at = excluded.due_at, key = excluded.key,
+            set_at = CASE WHEN w.set_at > moment - interval '1 day' AND w.set_at < excluded.set_at THEN w.set_at ELSE excluded.set_at END;
     END IF;
     IF cardinality(timer_tasks) > 0 THEN
         PERFORM tasker.delete_timers(timer_tasks, timer_positions, timer_maps);
@@ -269,14 +371,35 @@ BEGIN
         SELECT extract(epoch FROM min(w.due_at) - moment) INTO next_due
         FROM unnest(served) AS q(name)
         CROSS JOIN LATERAL (SELECT x.due_at FROM tasker.step_timers AS x WHERE x.queue = q.name ORDER BY x.due_at LIMIT 1) AS w;
+        IF cardinality(circuits.not_closed) > 0 THEN
+            SELECT least(next_due, extract(epoch FROM min(coalesce(c.retry_at, c.probe_until)) - moment)) INTO next_due
+            FROM tasker.circuit_breakers AS c
+            WHERE c.state <> 'closed' AND NOT c.forced AND EXISTS (
+                SELECT FROM tasker.step_timers AS x WHERE x.key = 'circuit:' || c.name AND x.queue = ANY (bases));
+        END IF;
+        IF is_left THEN
+            -- Not at once, though a timer may be due: whoever decides would be asked without a pause.
+            next_due := 0.02;
+        END IF;
     END IF;
     claimed := tasker.describe_claims(take_tasks, take_positions, take_maps,
                                       tasker.whole_numbers(request->'known_templates')::integer[], max_bytes);
+    IF pass_on + pass_all > 0 THEN
+        -- Who was woken for one limit's room waits for something else now: that room is another's. (Those of one key are all of
+        -- one namespace: where that is full, they would wait, too.) Some more than there is room for: the next ones may
+        -- have the same to wait for, thousands of them. Last, as tasker.release_limits.
+        PERFORM tasker.unpark_steps(r.key, r.value::integer + 2 * (pass_on + pass_all), false)
+        FROM jsonb_each_text(ledger->'rooms') AS r WHERE r.value::integer > 0 AND (pass_all > 0 OR starts_with(r.key, 'ns:'));
+    END IF;
     RETURN json_build_object(
         'steps', claimed.steps, 'tasks', claimed.tasks, 'results', claimed.results, 'templates', claimed.templates,
         'call_no', this_call, 'stop_requested', stop,
         'next_due_seconds', CASE WHEN next_due > 0 THEN next_due WHEN next_due <= 0 THEN 0 END,
         'found_from', CASE WHEN n_queues > 0 THEN json_object(served, firsts::text[]) ELSE '{}' END,
+        -- Those of its own probes have moved on since they were read.
+        'circuits', CASE WHEN circuits.any_to_tell THEN tasker.describe_circuits() ELSE '{}' END,
+        'probes', CASE WHEN ledger->'probes' = '{}' THEN '{}'::json
+                       ELSE (SELECT json_object_agg(e.value, e.key) FROM jsonb_each_text(ledger->'probes') AS e) END,
         'queue_empty', n_queues = 0 OR (false <> ALL (dry) AND NOT over_budget AND NOT alone AND NOT more_timers AND NOT is_partial));
 END
 $$;

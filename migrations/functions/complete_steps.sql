@@ -3,7 +3,7 @@
 -- request: executor, call_no, queues[], outcomes[], finished[] (receipts), known_templates[], continue_limit, budget_ms,
 --          wait (block on busy tasks instead of answering "busy"; one task per call, with a lock_timeout), max_claim_bytes
 -- answer:  the keys of claim_steps for continued steps; outcomes[] {step_uuid, fence, answer, reason, state} in order;
---          finished_tasks[]; queues[] and notify[]: whom to wake after the commit
+--          finished_tasks[]; queues[] and notify[]: whom to wake after the commit; circuits{} as claim_steps has them
 CREATE OR REPLACE FUNCTION tasker.complete_steps(request jsonb) RETURNS json
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -17,6 +17,7 @@ DECLARE
     settled record;
     held record;
     claimed record;
+    circuits jsonb := jsonb '{}';
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         PERFORM tasker.assert_read_committed('complete_steps');
@@ -38,9 +39,12 @@ BEGIN
     claimed := tasker.describe_claims(
         settled.next_tasks, settled.next_positions, settled.next_maps,
         tasker.whole_numbers(request->'known_templates')::integer[], coalesce((request->>'max_claim_bytes')::bigint, 8388608));
+    IF EXISTS (SELECT FROM tasker.circuit_breakers AS c WHERE c.state <> 'closed' OR c.failures > 0) THEN
+        circuits := tasker.describe_circuits();
+    END IF;
     RETURN json_build_object(
         'steps', claimed.steps, 'tasks', claimed.tasks, 'results', claimed.results, 'templates', claimed.templates,
-        'call_no', this_call, 'stop_requested', stop, 'outcomes', settled.answers, 'finished_tasks', settled.finished,
+        'call_no', this_call, 'stop_requested', stop, 'circuits', circuits, 'outcomes', settled.answers, 'finished_tasks', settled.finished,
         'queues', CASE WHEN cardinality(settled.queues) = 0 THEN '{}' ELSE tasker.queues_with_idle_consumer(settled.queues) END,
         'notify', CASE WHEN settled.finished = '[]' THEN '{}' ELSE tasker.waiting_channels() END);
 END

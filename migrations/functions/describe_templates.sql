@@ -10,7 +10,7 @@ SELECT coalesce(json_object_agg(t.named_task_id, json_build_object(
                   'delegated', s.delegated, 'depends_on', s.depends_on, 'retryable', s.retryable,
                   'max_attempts', s.max_attempts, 'timeout_seconds', s.timeout_seconds,
                   'system_dependency', s.system_dependency, 'result_schema', s.result_schema,
-                  'expected_ms', s.expected_ms) ORDER BY s.position)
+                  'publishes_events', s.publishes_events, 'expected_ms', s.expected_ms) ORDER BY s.position)
               FROM tasker.named_steps AS s WHERE s.named_task_id = t.named_task_id))), '{}')
 FROM tasker.named_tasks AS t
 WHERE t.named_task_id = ANY (named_task_ids)

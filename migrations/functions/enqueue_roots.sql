@@ -23,21 +23,21 @@ BEGIN
     WHERE w.state = 'enqueued';
 
     FOR batch IN
-        SELECT r.queue, array_agg(jsonb_build_object('task_uuid', r.task_uuid, 'step_uuid', r.step_uuid,
-                                                     'position', r.position, 'map_index', 0) ORDER BY r.no, r.position) AS messages
-        FROM (SELECT a.no, a.task_uuid, w.step_uuid, s.position, s.queue,
+        SELECT r.queue, r.band, array_agg(jsonb_build_object('task_uuid', r.task_uuid, 'step_uuid', r.step_uuid,
+                                                             'position', r.position, 'map_index', 0) ORDER BY r.no, r.position) AS messages
+        FROM (SELECT a.no, a.task_uuid, w.step_uuid, s.position, s.queue, tasker.band_of(s.queue, t.priority) AS band,
                      row_number() OVER (PARTITION BY a.no ORDER BY s.position) AS root_no
               FROM unnest(task_uuids) WITH ORDINALITY AS a(task_uuid, no)
-              CROSS JOIN LATERAL (SELECT x.named_task_id FROM tasker.tasks AS x WHERE x.task_uuid = a.task_uuid OFFSET 0) AS t
+              CROSS JOIN LATERAL (SELECT x.named_task_id, x.priority FROM tasker.tasks AS x WHERE x.task_uuid = a.task_uuid OFFSET 0) AS t
               CROSS JOIN LATERAL (SELECT x.position, x.queue FROM tasker.named_steps AS x
                                   WHERE x.named_task_id = t.named_task_id AND x.depends_on = '{}' OFFSET 0) AS s
               CROSS JOIN LATERAL (SELECT x.state, x.step_uuid FROM tasker.workflow_steps AS x
                                   WHERE x.task_uuid = a.task_uuid AND x.position = s.position AND x.map_index = 0 OFFSET 0) AS w
               WHERE w.state = 'enqueued') AS r
         WHERE r.root_no <= burst
-        GROUP BY r.queue
+        GROUP BY r.queue, r.band
     LOOP
-        PERFORM tasker.queue_send(batch.queue, batch.messages);
+        PERFORM tasker.queue_send(batch.band, batch.messages);
         queues := queues || batch.queue;
     END LOOP;
 

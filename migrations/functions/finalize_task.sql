@@ -1,6 +1,6 @@
 -- Ends the after-work: the task is final. Requires the claim's number under the row lock, so that a finalizer that was
 -- overtaken (its claim expired, or the task was reopened) ends nothing. The message goes with it.
--- request: {task_uuid, processor, claim_no, msg_id}. Returns {answer: finalized | already_finalized | not_finished |
+-- request: {task_uuid, processor, claim_no, msg_id, events{}, rejected_events{} (see publish_task_events)}. Returns {answer: finalized | already_finalized | not_finished |
 -- not_found | claim_lost, finish_no, notify[]}.
 CREATE OR REPLACE FUNCTION tasker.finalize_task(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
@@ -29,6 +29,7 @@ BEGIN
         SET finalized_at = clock_timestamp(), finalization_claimed_by = NULL, finalization_claimed_at = NULL,
             finalization_claim_expires_at = NULL
         WHERE x.task_uuid = id;
+        PERFORM tasker.publish_task_events(id, request);
     END IF;
     IF answer <> 'claim_lost' AND request->>'msg_id' IS NOT NULL THEN
         PERFORM tasker.queue_remove('task_finalization', ARRAY[(request->>'msg_id')::bigint]);

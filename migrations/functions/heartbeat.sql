@@ -1,6 +1,9 @@
 -- Says that an executor lives and what it still holds. request: executor, oldest_call_no (the oldest call it holds, or the
--- next one it will make), next_call_no and held_calls[] (optional: all that it holds below the next), idle (optional), counters, expected_ms {"named_task_id:position": milliseconds}.
--- Returns {stop_requested, steps_lost[]}: the steps in its receipts that are no longer its own, and why.
+-- next one it will make), next_call_no and held_calls[] (optional: all that it holds below the next), idle (optional), counters, expected_ms {"named_task_id:position": milliseconds},
+-- silence {poll_seconds, work_seconds: since it last asked its queues, and since it last worked; null: never} and trouble
+-- (what it says is wrong with it; null: nothing), both optional: see tasker.judge_executors.
+-- Returns {stop_requested, health, steps_lost[]}: the steps in its receipts that are no longer its own, and why; health is
+-- what the last tick found.
 -- An unknown heartbeat is not a loss: see tasker.recover_lost_steps.
 CREATE OR REPLACE FUNCTION tasker.heartbeat(request jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
@@ -22,9 +25,15 @@ BEGIN
         next_call_no = greatest(x.next_call_no, (request->>'next_call_no')::bigint),
         held_calls = CASE WHEN (request->>'next_call_no')::bigint >= coalesce(x.next_call_no, 1)
                           THEN tasker.whole_numbers(request->'held_calls') ELSE x.held_calls END,
-        idle = coalesce((request->>'idle')::boolean, x.idle), counters = coalesce(nullif(request->'counters', 'null'), x.counters)
+        idle = coalesce((request->>'idle')::boolean, x.idle), counters = coalesce(tasker.checked_counters(request->'counters'), x.counters),
+        -- One that tells of its polls and has made none counts from its registration; one that does not tell stays unknown.
+        polled_at = CASE WHEN jsonb_typeof(request->'silence') = 'object'
+                         THEN coalesce(clock_timestamp() - make_interval(secs => (request->'silence'->>'poll_seconds')::double precision),
+                                       x.polled_at, x.registered_at) ELSE x.polled_at END,
+        worked_at = coalesce(clock_timestamp() - make_interval(secs => (request->'silence'->>'work_seconds')::double precision), x.worked_at),
+        trouble = CASE WHEN request ? 'trouble' THEN request->>'trouble' ELSE x.trouble END
     WHERE x.executor = me AND x.lost_at IS NULL
-    RETURNING x.stop_requested INTO e;
+    RETURNING x.stop_requested, x.health INTO e;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'executor % is lost or not registered', coalesce(me::text, 'null')
             USING ERRCODE = 'TK006', HINT = 'register anew under a new uuid; the steps it held are given to others';
@@ -78,7 +87,8 @@ BEGIN
                         WHERE x.task_uuid = k.task_uuid AND x.position = k.step_position AND x.map_index = k.map_index
                         OFFSET 0) AS s
     -- A step whose own report is still under way answers for itself; only foreign decisions are news.
-    WHERE s.state IN ('cancelled', 'resolved_manually') OR s.fence <> k.fence;
-    RETURN jsonb_build_object('stop_requested', e.stop_requested, 'steps_lost', coalesce(lost, '[]'));
+    WHERE s.state IN ('cancelled', 'resolved_manually') OR s.fence <> k.fence
+       OR (s.state = 'error' AND starts_with(s.error->>'type', 'lifecycle_'));
+    RETURN jsonb_build_object('stop_requested', e.stop_requested, 'health', e.health, 'steps_lost', coalesce(lost, '[]'));
 END
 $$;

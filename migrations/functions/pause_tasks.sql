@@ -22,6 +22,8 @@ BEGIN
         END IF;
         UPDATE tasker.tasks AS x SET state = 'paused', claimed_by = NULL, claimed_at = NULL, claim_expires_at = NULL
         WHERE x.task_uuid = id;
+        -- Parked steps give up their places: one that is woken while it may not go would use up the turn of those behind it.
+        DELETE FROM tasker.step_timers AS w WHERE w.task_uuid = id AND w.kind IN ('circuit', 'limit');
         INSERT INTO tasker.task_transitions (task_uuid, from_state, to_state, finish_no, actor, reason)
         VALUES (id, t.state, 'paused', t.finish_no, request->>'by', request->>'reason');
         told := told || jsonb_build_object('task_uuid', id, 'changed', true, 'state', 'paused');

@@ -112,9 +112,13 @@ BEGIN
     END LOOP;
 
     -- Lost executors whose receipts are all gone have nothing left to tell after a day.
-    DELETE FROM tasker.executors AS x
-    WHERE x.lost_at < clock_timestamp() - interval '1 day'
-      AND NOT EXISTS (SELECT FROM tasker.step_claims AS c WHERE c.executor = x.executor);
+    WITH gone AS (
+        DELETE FROM tasker.executors AS x
+        WHERE x.lost_at < clock_timestamp() - interval '1 day'
+          AND NOT EXISTS (SELECT FROM tasker.step_claims AS c WHERE c.executor = x.executor)
+        RETURNING x.kind, x.counters
+    )
+    INSERT INTO tasker.ended_executors (kind, counters) SELECT g.kind, g.counters FROM gone AS g WHERE g.counters <> '{}';
 
     RETURN jsonb_build_object(
         'lost_executors', to_jsonb(lost), 'requeued', requeued, 'poisoned', poisoned, 'unknown', unknown, 'skipped', skipped,

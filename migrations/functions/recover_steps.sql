@@ -75,6 +75,7 @@ BEGIN
         SELECT k.task_uuid, k.step_position, k.map_index, k.fence, 'in_progress', 'error', recover_steps.executor, k.reason
         FROM unnest(e_tasks, e_positions, e_maps, e_fences, e_reasons) AS k(task_uuid, step_position, map_index, fence, reason);
         PERFORM tasker.bury_steps(e_tasks, e_positions, e_maps, NULL);
+        PERFORM tasker.publish_step_events(e_tasks, e_positions, e_maps, NULL);
         SELECT * INTO ended FROM tasker.advance_tasks(ARRAY[]::uuid[], ARRAY[]::integer[], ARRAY[]::boolean[], e_tasks,
                                                       NULL, NULL, ARRAY[]::text[], 0, 0);
         finished := ended.finished; queues := queues || ended.queues;

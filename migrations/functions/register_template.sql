@@ -3,8 +3,9 @@
 -- the graph is acyclic by construction, here as in every other language that calls this.
 --
 -- definition: namespace, name, version, digest, document, identity_strategy, input_schema, has_after_work,
--- max_context_bytes, steps[] {name, kind, namespace, handler, delegated, depends_on[], retryable, max_attempts, backoff,
--- backoff_base_ms, backoff_max_ms, backoff_multiplier, jitter_fraction, timeout_seconds, system_dependency, result_schema}
+-- max_context_bytes, lifecycle, domain_events[] {name, condition, delivery, …}, steps[] {name, kind, namespace, handler, delegated, depends_on[], retryable, max_attempts, backoff,
+-- backoff_base_ms, backoff_max_ms, backoff_multiplier, jitter_fraction, timeout_seconds, system_dependency, result_schema,
+-- lifecycle, publishes_events[]}. What a step's lifecycle leaves out it has from the task's, but for max_duration_minutes, which is the task's own.
 -- Returns {named_task_id, is_new, replaced}.
 CREATE OR REPLACE FUNCTION tasker.register_template(definition jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
@@ -17,6 +18,10 @@ DECLARE
     was_new boolean := true;
     problem record;
     places jsonb;
+    lifecycle_of_task jsonb;
+    lifecycles jsonb[];
+    events_of_task jsonb;
+    events jsonb[];
 BEGIN
     IF jsonb_typeof(definition) IS DISTINCT FROM 'object' THEN
         RAISE EXCEPTION 'a definition is a JSON object' USING ERRCODE = 'TK001', COLUMN = 'definition';
@@ -26,7 +31,7 @@ BEGIN
     END IF;
     SELECT * INTO d FROM jsonb_to_record(definition) AS x(
         namespace text, name text, version text, digest text, identity_strategy text, input_schema jsonb,
-        has_after_work boolean, max_context_bytes integer, steps jsonb);
+        has_after_work boolean, max_context_bytes integer, lifecycle jsonb, domain_events jsonb, steps jsonb);
     IF d.name IS NULL OR d.version IS NULL OR d.digest IS NULL OR jsonb_typeof(d.steps) IS DISTINCT FROM 'array'
        OR jsonb_array_length(d.steps) = 0 THEN
         RAISE EXCEPTION 'a definition needs namespace, name, version, digest and at least one step'
@@ -54,10 +59,29 @@ BEGIN
                   HINT = 'list the steps in an order in which each comes after all that it depends on';
     END IF;
 
+    lifecycle_of_task := tasker.checked_lifecycle(d.lifecycle, NULL, 'lifecycle');
+    SELECT array_agg(tasker.checked_lifecycle(s.step->'lifecycle', lifecycle_of_task - 'max_duration_minutes',
+                                              format('steps[%s].lifecycle', s.no - 1)) ORDER BY s.no)
+    INTO lifecycles FROM jsonb_array_elements(d.steps) WITH ORDINALITY AS s(step, no);
+    -- With the shortest limit of all: a younger task need not be looked at.
+    SELECT coalesce(lifecycle_of_task, '{}') || jsonb_build_object('earliest_minutes', min(e.value::text::integer)) INTO lifecycle_of_task
+    FROM unnest(lifecycles || lifecycle_of_task) AS l(lifecycle) CROSS JOIN jsonb_each(l.lifecycle) AS e
+    WHERE starts_with(e.key, 'max_') HAVING count(*) > 0;
+
+    events_of_task := tasker.checked_events(d.domain_events, 'domain_events');
+    SELECT array_agg(tasker.checked_events(s.step->'publishes_events', format('steps[%s].publishes_events', s.no - 1)) ORDER BY s.no)
+    INTO events FROM jsonb_array_elements(d.steps) WITH ORDINALITY AS s(step, no);
+    IF EXISTS (SELECT FROM unnest(events || events_of_task) AS l(listed) CROSS JOIN jsonb_array_elements(l.listed) AS e
+               WHERE coalesce(e->>'delivery', 'durable') <> 'fast') THEN
+        PERFORM tasker.queue_ensure(d.namespace || '_domain_events');
+    END IF;
+    -- They are sent by whoever finalizes the task.
+    d.has_after_work := coalesce(d.has_after_work, false) OR events_of_task IS NOT NULL;
+
     INSERT INTO tasker.named_tasks (namespace, name, version, digest, definition, identity_strategy, input_schema,
-                                    has_after_work, max_context_bytes, step_count)
+                                    has_after_work, max_context_bytes, lifecycle, step_count)
     VALUES (d.namespace, d.name, d.version, d.digest, definition, d.identity_strategy, nullif(d.input_schema, 'null'),
-            coalesce(d.has_after_work, false), coalesce(d.max_context_bytes, 1048576), jsonb_array_length(d.steps))
+            d.has_after_work, coalesce(d.max_context_bytes, 1048576), lifecycle_of_task, jsonb_array_length(d.steps))
     ON CONFLICT ON CONSTRAINT named_tasks_namespace_name_version_key DO NOTHING
     RETURNING named_task_id INTO id;
 
@@ -76,8 +100,8 @@ BEGIN
         id := known.named_task_id;
         UPDATE tasker.named_tasks AS n
         SET digest = d.digest, definition = register_template.definition, identity_strategy = d.identity_strategy,
-            input_schema = nullif(d.input_schema, 'null'), has_after_work = coalesce(d.has_after_work, false),
-            max_context_bytes = coalesce(d.max_context_bytes, 1048576), step_count = jsonb_array_length(d.steps)
+            input_schema = nullif(d.input_schema, 'null'), has_after_work = d.has_after_work,
+            max_context_bytes = coalesce(d.max_context_bytes, 1048576), lifecycle = lifecycle_of_task, step_count = jsonb_array_length(d.steps)
         WHERE n.named_task_id = id;
         DELETE FROM tasker.named_steps AS n WHERE n.named_task_id = id;
     END IF;
@@ -97,7 +121,7 @@ BEGIN
     INSERT INTO tasker.named_steps (
         named_task_id, position, name, kind, namespace, handler, delegated, depends_on, dependents, retryable,
         max_attempts, backoff, backoff_base_ms, backoff_max_ms, backoff_multiplier, jitter_fraction, timeout_seconds,
-        system_dependency, result_schema, expected_ms)
+        system_dependency, result_schema, lifecycle, publishes_events, expected_ms)
     SELECT id, l.step_position, l.step->>'name', coalesce(l.step->>'kind', 'standard'),
            coalesce(l.step->>'namespace', d.namespace), coalesce(l.step->'handler', '{}'),
            coalesce((l.step->>'delegated')::boolean, false),
@@ -107,7 +131,8 @@ BEGIN
            coalesce((l.step->>'backoff_max_ms')::bigint, 60000),
            coalesce((l.step->>'backoff_multiplier')::double precision, 2),
            coalesce((l.step->>'jitter_fraction')::double precision, 0), (l.step->>'timeout_seconds')::double precision,
-           l.step->>'system_dependency', nullif(l.step->'result_schema', 'null'), known_step.expected_ms
+           l.step->>'system_dependency', nullif(l.step->'result_schema', 'null'),
+           lifecycles[l.step_position + 1], events[l.step_position + 1], known_step.expected_ms
     FROM listed AS l
     LEFT JOIN ups ON ups.child = l.step_position
     LEFT JOIN downs ON downs.parent = l.step_position
@@ -117,6 +142,14 @@ BEGIN
           AND known_step.named_task_id = (SELECT n.named_task_id FROM tasker.named_tasks AS n
                                           WHERE n.namespace = d.namespace AND n.name = d.name AND n.named_task_id <> id
                                           ORDER BY n.version_order DESC LIMIT 1);
+
+    -- definition.concurrency: {path[] (of the key in the context), max_steps, rate_count, rate_seconds}.
+    UPDATE tasker.named_tasks AS n
+    SET concurrency_path = CASE WHEN jsonb_typeof(c.spec->'path') = 'array' THEN ARRAY(SELECT jsonb_array_elements_text(c.spec->'path')) END,
+        key_max_concurrency = (c.spec->>'max_steps')::integer, key_rate_count = (c.spec->>'rate_count')::integer,
+        key_rate_seconds = (c.spec->>'rate_seconds')::double precision
+    FROM (SELECT definition->'concurrency' AS spec) AS c
+    WHERE n.named_task_id = id AND (jsonb_typeof(c.spec) = 'object' OR n.concurrency_path IS NOT NULL);
 
     RETURN jsonb_build_object('named_task_id', id, 'is_new', was_new, 'replaced', NOT was_new);
 EXCEPTION

@@ -44,6 +44,7 @@ BEGIN
         PERFORM tasker.delete_timers(ARRAY[id], ARRAY[s.step_position], ARRAY[s.map_index]);
     END IF;
     PERFORM tasker.close_dead_letters(id, ARRAY[s.step_position], 'resolved', request->>'by', request->>'reason');
+    PERFORM tasker.publish_step_events(ARRAY[id], ARRAY[s.step_position], ARRAY[s.map_index], NULL);
 
     SELECT * INTO moved FROM tasker.advance_tasks(
         ARRAY[id], ARRAY[s.step_position], ARRAY[false],

@@ -1,7 +1,8 @@
 -- Sends the messages of steps to their queues, at most 256 in one call, and leaves the rest to the StepEnqueuer: one
 -- step_enqueue message for each parent, saying from where in its dependents messages are still missing. The caller has
 -- already made all of the steps "enqueued": only their messages may come later. "parents" is the position whose dependents
--- the steps are; -1 means the task itself, and from_index is then a position. Returns the queues that got a message.
+-- the steps are; -1 means the task itself, and from_index is then a position. Each message goes to the queue of its task's
+-- priority band. Returns the queues that got a message, by the name that executors serve, whatever the band.
 CREATE OR REPLACE FUNCTION tasker.send_step_messages(
     task_uuids uuid[], step_uuids uuid[], positions integer[], map_indexes integer[], queues text[], parents integer[])
 RETURNS text[]
@@ -14,14 +15,16 @@ DECLARE
     deferred jsonb[];
 BEGIN
     FOR batch IN
-        SELECT s.queue, array_agg(jsonb_build_object('task_uuid', s.task_uuid, 'step_uuid', s.step_uuid,
-                                                     'position', s.step_position, 'map_index', s.map_index) ORDER BY s.no) AS messages
+        SELECT s.queue, b.band, array_agg(jsonb_build_object('task_uuid', s.task_uuid, 'step_uuid', s.step_uuid,
+                                                             'position', s.step_position, 'map_index', s.map_index) ORDER BY s.no) AS messages
         FROM unnest(task_uuids, step_uuids, positions, map_indexes, queues)
              WITH ORDINALITY AS s(task_uuid, step_uuid, step_position, map_index, queue, no)
+        CROSS JOIN LATERAL (SELECT CASE WHEN x.priority = 0 THEN s.queue ELSE tasker.band_of(s.queue, x.priority) END AS band FROM tasker.tasks AS x
+                            WHERE x.task_uuid = s.task_uuid OFFSET 0) AS b
         WHERE s.no <= burst
-        GROUP BY s.queue
+        GROUP BY s.queue, b.band
     LOOP
-        PERFORM tasker.queue_send(batch.queue, batch.messages);
+        PERFORM tasker.queue_send(batch.band, batch.messages);
         sent := sent || batch.queue;
     END LOOP;
 

@@ -1,7 +1,9 @@
 -- Records the outcomes of steps, by executors and by messages alike, and lets their tasks go on. Internal.
 --
 -- outcomes: [{task_uuid, step_uuid, position, map_index, fence, executor, status, results, error, deadline_seconds,
--- may_continue}]. wait: block on the tasks (the caller has set a lock_timeout) instead of answering "busy".
+-- may_continue, circuit,
+-- events, rejected_events (see publish_step_events)}]. A step that is "parked" did not run, since the circuit it names is open: it waits for that, and
+-- gets its attempt back. wait: block on the tasks (the caller has set a lock_timeout) instead of answering "busy".
 -- answers: [{task_uuid, step_uuid, fence, answer, reason, state}] and verdicts (their "answer"), in the order of the outcomes.
 --
 -- Order of locks: tasks in uuid order, then their steps in (task, position, map_index) order.
@@ -21,7 +23,6 @@ DECLARE
     -- What is recorded: of every accepted outcome its step, and what the step becomes.
     seen record;
     ahead record;
-    moment constant timestamptz := clock_timestamp();
 BEGIN
     IF wait THEN
         SELECT array_agg(t.task_uuid) INTO locked
@@ -43,16 +44,16 @@ BEGIN
                coalesce(x.position, (SELECT w.step_position FROM tasker.step_key(x.task_uuid, x.step_uuid) AS w)) AS step_position,
                coalesce(x.map_index, CASE WHEN x.position IS NULL THEN
                    (SELECT w.step_map_index FROM tasker.step_key(x.task_uuid, x.step_uuid) AS w) END, 0) AS map_index,
-               coalesce(x.executor, me) AS executor, x.task_uuid = ANY (locked) AS is_locked
+               coalesce(x.executor, me) AS executor, x.task_uuid = ANY (locked) AS is_locked, x.circuit
         FROM ROWS FROM (jsonb_to_recordset(outcomes) AS (
                  task_uuid uuid, step_uuid uuid, position integer, map_index integer, fence integer, executor uuid, status text,
-                 results jsonb, error jsonb, deadline_seconds double precision, may_continue boolean))
+                 results jsonb, error jsonb, deadline_seconds double precision, may_continue boolean, circuit text))
              WITH ORDINALITY AS x(task_uuid, step_uuid, position, map_index, fence, executor, status, results, error,
-                                  deadline_seconds, may_continue, no)
+                                  deadline_seconds, may_continue, circuit, no)
     ), looked AS MATERIALIZED (
         SELECT k.*, s.tid, s.state, s.fence AS now_fence, s.executor AS now_executor, s.attempts,
                n.delegated, n.retryable, n.max_attempts, n.backoff, n.backoff_base_ms, n.backoff_max_ms,
-               n.backoff_multiplier, n.jitter_fraction, n.queue
+               n.backoff_multiplier, n.jitter_fraction, n.queue, n.publishes_events IS NOT NULL AS publishes
         FROM (SELECT r.*, row_number() OVER (PARTITION BY r.task_uuid, r.step_position, r.map_index ORDER BY r.no) > 1 AS is_second
               FROM reported AS r ORDER BY r.task_uuid, r.step_position, r.map_index, r.no OFFSET 0) AS k
         LEFT JOIN LATERAL (
@@ -71,14 +72,16 @@ BEGIN
             WHEN l.max_attempts IS NULL OR (l.is_locked AND l.state IS NULL) THEN 'not_found'
             WHEN NOT l.is_locked THEN 'task_locked'
             WHEN l.is_second THEN 'repeated_in_batch'
-            WHEN l.status IS NULL OR l.status NOT IN ('complete', 'error', 'delegated') THEN '!status'
+            WHEN l.status IS NULL OR l.status NOT IN ('complete', 'error', 'delegated', 'parked') THEN '!status'
+            WHEN l.status = 'parked' AND coalesce(length(l.circuit), 0) NOT BETWEEN 1 AND 200 THEN '!circuit'
             WHEN l.status = 'delegated' AND NOT l.delegated THEN '!delegated'
             WHEN l.state = 'in_progress' AND l.fence = l.now_fence AND l.executor = l.now_executor
                 THEN CASE WHEN l.status = 'complete' AND tasker.json_is_deep(l.results) THEN '!deep' END
             -- A repeated report is accepted only if this very fence ended in this outcome.
             WHEN l.fence = l.now_fence AND l.executor = l.now_executor
                  AND (l.status = 'complete' AND l.state = 'complete'
-                      OR l.status = 'error' AND l.state IN ('waiting_for_retry', 'error')) THEN 'repeated'
+                      OR l.status = 'error' AND l.state IN ('waiting_for_retry', 'error')
+                      OR l.status = 'parked' AND l.state = 'enqueued') THEN 'repeated'
             WHEN l.state = 'cancelled' THEN 'cancelled'
             WHEN l.state <> 'in_progress' THEN 'step_is_' || l.state
             WHEN l.fence IS DISTINCT FROM l.now_fence THEN 'fence_is_old'
@@ -87,6 +90,7 @@ BEGIN
     ), decided AS MATERIALIZED (
         SELECT j.*, CASE
             WHEN j.why IS NOT NULL THEN NULL
+            WHEN j.status = 'parked' THEN 'enqueued'
             WHEN j.status <> 'error' THEN j.status
             WHEN j.retryable AND j.attempts < j.max_attempts AND coalesce((j.error->>'retryable')::boolean, true)
                 THEN 'waiting_for_retry'
@@ -104,6 +108,10 @@ BEGIN
            array_agg(d.queue) AS queues,
            array_agg(CASE d.becomes
                WHEN 'delegated' THEN tasker.now() + make_interval(secs => least(greatest(coalesce(d.deadline_seconds, 0), 0), 2592000))
+               -- It may have closed meanwhile. Else its closing wakes it, or, should they miss one another, the next tick.
+               WHEN 'enqueued' THEN tasker.now() + CASE WHEN EXISTS (
+                   SELECT FROM tasker.circuit_breakers AS b WHERE b.name = d.circuit AND b.state <> 'closed')
+                   THEN interval '10 minutes' ELSE interval '0' END
                WHEN 'waiting_for_retry' THEN tasker.now() + CASE
                    WHEN d.error->>'retry_after_seconds' IS NULL
                        THEN tasker.step_retry_delay(d.backoff, d.backoff_base_ms, d.backoff_max_ms, d.backoff_multiplier,
@@ -111,7 +119,9 @@ BEGIN
                    ELSE make_interval(secs => least(greatest((d.error->>'retry_after_seconds')::double precision, 0), 2592000)) END
                END) AS due,
            array_agg(d.delegated AND d.becomes <> 'delegated') AS undelegated,
-           bool_or(d.becomes IN ('delegated', 'waiting_for_retry')) AS timed,
+           bool_or(d.becomes IN ('delegated', 'waiting_for_retry', 'enqueued')) AS timed, bool_or(d.becomes = 'enqueued') AS any_parked,
+           array_agg('circuit:' || d.circuit) AS circuits,
+           array_agg(d.no ORDER BY d.no) FILTER (WHERE d.publishes AND d.becomes NOT IN ('delegated', 'enqueued')) AS published,
            array_agg(d.task_uuid) FILTER (WHERE d.becomes = 'complete') AS complete_tasks,
            array_agg(d.step_position) FILTER (WHERE d.becomes = 'complete') AS complete_positions,
            array_agg(coalesce(d.may_continue, false)) FILTER (WHERE d.becomes = 'complete') AS complete_may,
@@ -129,8 +139,11 @@ BEGIN
     IF seen.unusable IS NOT NULL THEN
         CASE seen.problem
             WHEN '!status' THEN
-                RAISE EXCEPTION 'outcome %: status must be complete, error or delegated', seen.unusable - 1
+                RAISE EXCEPTION 'outcome %: status must be complete, error, delegated or parked', seen.unusable - 1
                     USING ERRCODE = 'TK001', COLUMN = format('outcomes[%s].status', seen.unusable - 1);
+            WHEN '!circuit' THEN
+                RAISE EXCEPTION 'outcome %: a parked step names the circuit that it waits for, in at most 200 characters', seen.unusable - 1
+                    USING ERRCODE = 'TK001', COLUMN = format('outcomes[%s].circuit', seen.unusable - 1);
             WHEN '!delegated' THEN
                 RAISE EXCEPTION 'outcome %: the step is not delegated by its workflow', seen.unusable - 1
                     USING ERRCODE = 'TK001', COLUMN = format('outcomes[%s].status', seen.unusable - 1);
@@ -149,25 +162,31 @@ BEGIN
         WHERE k.undelegated;
         PERFORM tasker.delete_timers(ahead.tasks, ahead.positions, ahead.maps);
     END IF;
-    IF seen.complete_tasks IS NOT NULL OR seen.error_tasks IS NOT NULL OR 'waiting_for_retry' = ANY (seen.become) THEN
+    IF seen.complete_tasks IS NOT NULL OR seen.error_tasks IS NOT NULL OR 'waiting_for_retry' = ANY (seen.become) OR seen.any_parked THEN
+        -- Now, not when the call came: it may have waited for whoever started the step.
         UPDATE tasker.workflow_steps AS w
-        SET state = k.becomes, results = k.results, error = k.failure,
-            finished_at = CASE WHEN k.becomes <> 'waiting_for_retry' THEN moment END
+        SET state = k.becomes, results = k.results, error = CASE WHEN k.becomes = 'enqueued' THEN w.error ELSE k.failure END,
+            attempts = CASE WHEN k.becomes = 'enqueued' THEN greatest(w.attempts - 1, 0) ELSE w.attempts END,
+            start_marked_at = CASE WHEN k.becomes <> 'enqueued' THEN w.start_marked_at END,
+            finished_at = CASE WHEN k.becomes NOT IN ('waiting_for_retry', 'enqueued') THEN clock_timestamp() END
         FROM unnest(seen.rows, seen.become, seen.results, seen.errors) AS k(tid, becomes, results, failure)
         WHERE k.becomes <> 'delegated' AND w.ctid = k.tid;
         INSERT INTO tasker.workflow_step_transitions
             (task_uuid, position, map_index, fence, from_state, to_state, executor, reason)
-        SELECT k.task_uuid, k.step_position, k.map_index, k.fence, 'in_progress', k.becomes, k.executor, k.failure->>'type'
+        SELECT k.task_uuid, k.step_position, k.map_index, k.fence, 'in_progress', k.becomes, k.executor,
+               CASE WHEN k.becomes = 'enqueued' THEN 'circuit_open' ELSE k.failure->>'type' END
         FROM unnest(seen.tasks, seen.positions, seen.maps, seen.fences, seen.become, seen.executors, seen.errors)
              AS k(task_uuid, step_position, map_index, fence, becomes, executor, failure)
         WHERE k.becomes <> 'delegated';
     END IF;
     IF seen.timed THEN
-        INSERT INTO tasker.step_timers (task_uuid, position, map_index, kind, queue, due_at, set_at, fence)
-        SELECT k.task_uuid, k.step_position, k.map_index, CASE k.becomes WHEN 'delegated' THEN 'deadline' ELSE 'retry' END,
-               CASE k.becomes WHEN 'delegated' THEN 'orchestration_step_results' ELSE k.queue END, k.due_at, tasker.now(), k.fence
-        FROM unnest(seen.tasks, seen.positions, seen.maps, seen.become, seen.queues, seen.due, seen.fences)
-             AS k(task_uuid, step_position, map_index, becomes, queue, due_at, fence)
+        INSERT INTO tasker.step_timers (task_uuid, position, map_index, kind, queue, due_at, set_at, fence, key)
+        SELECT k.task_uuid, k.step_position, k.map_index,
+               CASE k.becomes WHEN 'delegated' THEN 'deadline' WHEN 'enqueued' THEN 'circuit' ELSE 'retry' END,
+               CASE k.becomes WHEN 'delegated' THEN 'orchestration_step_results' ELSE k.queue END, k.due_at, tasker.now(), k.fence,
+               CASE k.becomes WHEN 'enqueued' THEN k.circuit END
+        FROM unnest(seen.tasks, seen.positions, seen.maps, seen.become, seen.queues, seen.due, seen.fences, seen.circuits)
+             AS k(task_uuid, step_position, map_index, becomes, queue, due_at, fence, circuit)
         WHERE k.due_at IS NOT NULL
         ON CONFLICT ON CONSTRAINT step_timers_pkey DO NOTHING;
     END IF;
@@ -182,5 +201,22 @@ BEGIN
         me, call_no, served, continue_limit, budget_ms);
     finished := ahead.finished; queues := ahead.queues;
     next_tasks := ahead.next_tasks; next_positions := ahead.next_positions; next_maps := ahead.next_maps;
+    IF seen.published IS NOT NULL THEN
+        SELECT array_agg(k.task_uuid) AS tasks, array_agg(k.step_position) AS positions, array_agg(k.map_index) AS maps,
+               array_agg(k.said) AS said INTO ahead
+        FROM (SELECT o.said, (o.said->>'task_uuid')::uuid AS task_uuid, coalesce((o.said->>'position')::integer, w.step_position) AS step_position,
+                     coalesce((o.said->>'map_index')::integer, CASE WHEN o.said->>'position' IS NULL THEN w.step_map_index END, 0) AS map_index
+              FROM unnest(seen.published) AS n(no)
+              CROSS JOIN LATERAL (SELECT outcomes->(n.no - 1)::integer AS said OFFSET 0) AS o
+              LEFT JOIN LATERAL tasker.step_key((o.said->>'task_uuid')::uuid, (o.said->>'step_uuid')::uuid) AS w ON true) AS k;
+        PERFORM tasker.publish_step_events(ahead.tasks, ahead.positions, ahead.maps, ahead.said);
+    END IF;
+    -- At the very end: see tasker.release_limits. A delegated step still runs.
+    IF seen.tasks IS NOT NULL AND EXISTS (SELECT FROM tasker.limit_holders) THEN
+        SELECT array_agg(k.task_uuid) AS tasks, array_agg(k.step_position) AS positions, array_agg(k.map_index) AS maps INTO ahead
+        FROM unnest(seen.tasks, seen.positions, seen.maps, seen.become) AS k(task_uuid, step_position, map_index, becomes)
+        WHERE k.becomes <> 'delegated';
+        queues := queues || tasker.release_limits(ahead.tasks, ahead.positions, ahead.maps);
+    END IF;
 END
 $$;

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import click
 
-from tasker.cli.commands import Group, as_failure, json_option
+from tasker.cli.commands import Group, ShowsErrors, json_option
 
 _SHARED = frozenset({"commands", "demo_screen", "moments", "output", "remote", "values"})
 """Modules of this package that are no commands."""
 
 
-class LazyGroup(Group):
+class LazyGroup(ShowsErrors, Group):
     """Finds the module of a command when the command is called: ``tasker/cli/queue.py`` has the command ``queue``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -29,16 +29,6 @@ class LazyGroup(Group):
             return None
         found: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
         return found
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the command; errors that people can act on are shown without a traceback."""
-        try:
-            return super().invoke(ctx)
-        except Exception as error:
-            failure = as_failure(error)
-            if failure is None:
-                raise
-            raise failure from error
 
 
 @click.group("tasker", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

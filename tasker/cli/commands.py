@@ -11,7 +11,7 @@ Exit codes: 0 done, 1 failed, 2 called wrongly. A command group lives in one mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO, Any, TypeVar
 
 import click
@@ -21,7 +21,10 @@ from tasker.errors import TaskerError
 JSON_META = "tasker.cli.json"
 """Key in the click context's ``meta``: whether JSON was asked for."""
 
-F = TypeVar("F", bound=Callable[..., Any])
+INSUFFICIENT_PRIVILEGE = "42501"
+"""PostgreSQL's SQLSTATE for what a login has no right to."""
+
+T = TypeVar("T")
 
 
 def wants_json() -> bool:
@@ -45,6 +48,20 @@ def json_option() -> click.Option:
         callback=remember,
         help="Print JSON, for programs.",
     )
+
+
+class ShowsErrors(click.Command):
+    """Of a program: errors that people can act on are shown without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            failure = as_failure(error)
+            if failure is None:
+                raise
+            raise failure from error
 
 
 class Command(click.Command):
@@ -110,4 +127,25 @@ def as_failure(error: Exception) -> Failure | None:
                 hint="`tasker config explain database.url` says which database is meant, and who says so",
             )
         )
+    # SQLAlchemy's errors have psycopg's within.
+    inner: Any = getattr(error, "orig", error)
+    if getattr(inner, "sqlstate", None) == INSUFFICIENT_PRIVILEGE:
+        text = inner.diag.message_primary or " ".join(str(inner).split())
+        return Failure(
+            TaskerError(
+                f"the login of the database's address may not do this: {text}",
+                hint="grant it tasker_client, tasker_worker or tasker_operator, or use the login that owns the schema",
+            )
+        )
     return None
+
+
+def one_by_one(names: Iterable[str], change: Callable[[str], T], show: Callable[[list[T]], None]) -> None:
+    """Change one after the other, and ``show`` what was done, even where one of them is refused."""
+    done: list[T] = []
+    try:
+        for name in names:
+            done.append(change(name))  # noqa: PERF401 - what was done before a refusal is shown
+    finally:
+        if done:
+            show(done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -12,7 +13,12 @@ from tasker.cli.commands import Failure, as_failure, group
 from tasker.cli.output import Output
 
 if TYPE_CHECKING:
+    from tasker.config.settings import Settings
+    from tasker.database.doctor import Finding
     from tasker.database.verification import Progress, Report, Rule
+
+MOST_DAYS = 36_500
+"""As many as ``database.retention`` takes: times before PostgreSQL's first moment mean nothing."""
 
 
 @group()
@@ -108,7 +114,7 @@ def print_sql() -> None:
 
 @db.command("doctor")
 def doctor() -> None:
-    """Examine the database: settings, schema, rights, partitions, bloat, long transactions.
+    """Examine the database: settings, schema, rights, connections, partitions, bloat, who holds or waits for what.
 
     Exit code 1 on a problem; warnings alone are none.
     """
@@ -117,11 +123,115 @@ def doctor() -> None:
     from tasker.database.doctor import examine
 
     output = Output()
-    with database_address(ConfigManager.load()) as url:
-        findings = examine(url)
+    settings = ConfigManager.load()
+    with database_address(settings) as url:
+        findings = [*examine(url), _budget(settings, url)]
     output.table([vars(finding) for finding in findings], ["check", "verdict", "detail", "advice"], title="Database")
     if any(finding.verdict == "problem" for finding in findings):
         raise click.exceptions.Exit(1)
+
+
+@db.command("prune")
+@click.option("--dry-run", is_flag=True, help="Count what would go, and change nothing.")
+@click.option(
+    "--finished-days",
+    type=click.FloatRange(0, MOST_DAYS),
+    metavar="DAYS",
+    help="Instead of database.retention.finished_task_days; 0 keeps finished tasks.",
+)
+@click.option(
+    "--audit-days",
+    type=click.IntRange(0, MOST_DAYS),
+    metavar="DAYS",
+    help="Instead of database.retention.audit_days; 0 keeps the history.",
+)
+def prune(dry_run: bool, finished_days: float | None, audit_days: int | None) -> None:
+    """Remove what is over and older than the settings say: finished tasks, history, letters, archived messages, events.
+
+    The coordinator's ticks do the same, a little each time; this goes on until nothing is left to remove. Each batch
+    is a transaction of its own that waits for nobody, so it may run beside any load, and be stopped at any time.
+    """
+    from tasker.config.manager import ConfigManager
+    from tasker.database import retention
+    from tasker.database.address import database_address
+    from tasker.database.connection import Database
+
+    output = Output()
+    settings = ConfigManager.load()
+    kept = settings.database.retention
+    days = kept.finished_task_days if finished_days is None else finished_days
+    audit = kept.audit_days if audit_days is None else audit_days
+    if math.isnan(days):
+        raise click.BadParameter("nan is no number of days", param_hint="--finished-days")
+    if audit and not 0 < days <= audit:
+        finished = f"{days:g} days" if days else "for ever"
+        raise click.UsageError(
+            f"history is to be kept for {audit} days and finished tasks {finished}: they would be shown without it;"
+            " give --audit-days and --finished-days that fit"
+        )
+    keep = retention.Retention(
+        days or None,
+        audit or None,
+        settings.pgmq.archive_retention_seconds or None,
+        settings.pgmq.event_retention_seconds or None,
+    )
+    did = "would go" if dry_run else "went"
+    with database_address(settings) as url, output.progress() as show:
+        database = Database(url, statement_timeout_ms=60_000, application_name="tasker prune")
+        work = retention.count if dry_run else retention.prune
+        with database.connect() as connection:
+            done = work(connection, keep, watch=lambda so_far: show(f"{so_far.tasks} tasks {did}"))
+    partitions = [
+        {"table": each.parent, "name": each.name, "ends_at": each.ends_at, "size_bytes": each.size_bytes}
+        for each in done.partitions
+    ]
+    rows = {name: count for name, count in done.history.items() if count}
+    lines = [
+        f"finished tasks: {done.tasks} {did}, with {done.steps} steps"
+        + (f"; {done.passed} are held, or wait for their parent" if done.passed else ""),
+        f"audit partitions: {len(partitions)} {did}, {sum(each.size_bytes for each in done.partitions) / 1e6:.0f} MB",
+        *(f"{name}: {count} {did}" for name, count in rows.items()),
+        f"archived messages: {done.archived_messages} {did}",
+        f"domain events that nobody handled: {done.domain_events} {did}",
+        f"{done.batches} {'pages' if dry_run else 'batches'}, {done.seconds:.1f} s",
+    ]
+    output.text(
+        "\n".join(lines),
+        dry_run=dry_run,
+        finished_task_days=days or None,
+        audit_days=audit or None,
+        archive_retention_seconds=keep.archive_seconds,
+        event_retention_seconds=keep.event_seconds,
+        tasks=done.tasks,
+        steps=done.steps,
+        passed=done.passed,
+        partitions=partitions,
+        history=dict(done.history),
+        archived_messages=done.archived_messages,
+        domain_events=done.domain_events,
+        batches=done.batches,
+        seconds=round(done.seconds, 3),
+    )
+
+
+def _budget(settings: Settings, url: str) -> Finding:
+    """Whether all that these settings allow to run can have the connections it may want."""
+    from tasker.coordinator.connection_budget import ConnectionBudget
+    from tasker.database import work
+    from tasker.database.calls import run
+    from tasker.database.connection import Database
+    from tasker.database.doctor import Finding
+
+    with Database(url, application_name="tasker doctor").connect() as connection:
+        limits = run(connection, work.connection_limits())
+    budget = ConnectionBudget.of(settings, max_connections=limits.max_connections, reserved_connections=limits.reserved)
+    demands = "; ".join(map(str, budget.demands))
+    return Finding(
+        "connection budget",
+        "ok" if budget.fits else "warning",
+        f"{budget.demanded} of {budget.available} can be wanted by these settings ({demands})",
+        budget.advice,
+    )
 
 
 class CouldNotCheck(Failure):

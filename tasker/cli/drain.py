@@ -6,7 +6,7 @@ import click
 
 from tasker.cli.commands import command
 from tasker.cli.output import Output
-from tasker.cli.remote import ask, remote_options
+from tasker.cli.remote import ask, expect, remote_options
 
 
 @command()
@@ -30,5 +30,6 @@ def drain(workers: tuple[str, ...], every: bool, resume: bool, app: str, timeout
         for worker, answer in answers.items()
     ]
     Output().table(rows, {"worker": "worker", "answer": "answer"}, title="Draining")
+    expect(workers, answers, timeout)
     if not all(row["ok"] for row in rows):
         raise click.exceptions.Exit(1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tasker.cli import moments
-from tasker.cli.commands import group
+from tasker.cli.commands import group, one_by_one
 from tasker.cli.output import Output
 from tasker.cli.values import json_value, open_client, workflow_parts
 
@@ -96,7 +95,7 @@ def list_schedules() -> None:
 def pause(names: tuple[str, ...], by: str | None) -> None:
     """Fire no slots until they are resumed; what passes meanwhile is not made up for."""
     with open_client() as client:
-        _each(names, lambda name: client.pause_schedule(name, by=by))
+        one_by_one(names, lambda name: client.pause_schedule(name, by=by), _show)
 
 
 @schedule.command("resume")
@@ -105,7 +104,7 @@ def pause(names: tuple[str, ...], by: str | None) -> None:
 def resume(names: tuple[str, ...], by: str | None) -> None:
     """Go on with the next slot."""
     with open_client() as client:
-        _each(names, lambda name: client.resume_schedule(name, by=by))
+        one_by_one(names, lambda name: client.resume_schedule(name, by=by), _show)
 
 
 @schedule.command("remove")
@@ -114,18 +113,7 @@ def resume(names: tuple[str, ...], by: str | None) -> None:
 def remove(names: tuple[str, ...], by: str | None) -> None:
     """Forget schedules; the tasks that they started stay."""
     with open_client() as client:
-        _each(names, lambda name: client.remove_schedule(name, by=by))
-
-
-def _each(names: tuple[str, ...], change: Callable[[str], ScheduleChange]) -> None:
-    """Change one after the other, and tell what was done, even where one of them is refused."""
-    done: list[ScheduleChange] = []
-    try:
-        for name in names:
-            done.append(change(name))  # noqa: PERF401 - what was done before a refusal is told
-    finally:
-        if done:
-            _show(done)
+        one_by_one(names, lambda name: client.remove_schedule(name, by=by), _show)
 
 
 def _show(changes: list[ScheduleChange]) -> None:

@@ -8,7 +8,7 @@ import click
 
 from tasker.cli.commands import group
 from tasker.cli.output import Output
-from tasker.cli.remote import ask, remote_options
+from tasker.cli.remote import ask, expect, remote_options
 
 
 @group()
@@ -58,14 +58,9 @@ def list_executors(workers: tuple[str, ...], app: str, timeout: float) -> None:
             Output().note(str(executors.get("error")))
             continue
         rows += [{"worker": hostname, **executor} for executor in executors]
-    if Output().as_json:
-        Output().table(rows, [])
-        return
     names = {"held": "held", "completed": "done", "failed": "failed", "released": "returned", "taken": "taken"}
-    for row in rows:
-        row |= {name: row["counts"].get(name, 0) for name in names}
     Output().table(
-        rows,
+        rows if Output().as_json else [{**row, **{name: row["counts"].get(name, 0) for name in names}} for row in rows],
         {
             "worker": "worker",
             "slot": "slot",
@@ -79,6 +74,7 @@ def list_executors(workers: tuple[str, ...], app: str, timeout: float) -> None:
         title="Executors",
         empty="The workers that answered have no slots for executors.",
     )
+    expect(workers, answers, timeout)
 
 
 @worker.command("stats")
@@ -98,9 +94,6 @@ def show_stats(workers: tuple[str, ...], app: str, timeout: float) -> None:
             Output().note(str(stats["error"]))
             continue
         rows.append({"worker": hostname, **stats})
-    if Output().as_json:
-        Output().table(rows, [])
-        return
     shown = [
         {
             **row,
@@ -112,7 +105,7 @@ def show_stats(workers: tuple[str, ...], app: str, timeout: float) -> None:
         for row in rows
     ]
     Output().table(
-        shown,
+        rows if Output().as_json else shown,
         {
             "worker": "worker",
             "pool": "pool",
@@ -130,3 +123,4 @@ def show_stats(workers: tuple[str, ...], app: str, timeout: float) -> None:
         title="Workers as hosts",
         empty="None of the workers that answered can host executors.",
     )
+    expect(workers, answers, timeout)

@@ -6,18 +6,31 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
-from tasker.client import operations, waiting
+from tasker.client import dead_letters as letters
+from tasker.client import namespaces, operations, waiting
 from tasker.client.core import ClientCore, ScheduledTaskOptions, TaskFilters, TaskOptions
+from tasker.client.dead_letters import Batches, DeadLetterChange, DeadLetterFilters
 from tasker.client.handle import TaskHandle
+from tasker.client.namespaces import UNCHANGED, Unchanged
 from tasker.client.operations import TaskChange
 from tasker.client.requests import TaskRequest, as_uuid
 from tasker.client.schedules import ScheduleChange
+from tasker.database import reads
 from tasker.database import schedules as reading
 from tasker.database.calls import AsyncTarget
-from tasker.database.records import StepRecord, TaskPage, TaskRecord, TaskState, TransitionRecord
+from tasker.database.records import (
+    DeadLetterPage,
+    DeadLetterRecord,
+    NamespaceRecord,
+    StepRecord,
+    TaskPage,
+    TaskRecord,
+    TaskState,
+    TransitionRecord,
+)
 from tasker.database.schedules import ScheduleRecord
 
 if TYPE_CHECKING:
@@ -124,6 +137,35 @@ class AsyncClient(ClientCore):
         """Go on with a paused task; see ``resume``."""
         return await self._connections.adrive(self._changing("resume", task, reason, by), connection)
 
+    async def alist_namespaces(self, *, connection: AsyncTarget | None = None) -> tuple[NamespaceRecord, ...]:
+        """All namespaces by name; see ``list_namespaces``."""
+        return await self._connections.adrive(operations.ask(reads.namespaces()), connection)
+
+    async def apause_namespace(
+        self, name: str, *, reason: str | None = None, by: str | None = None, connection: AsyncTarget | None = None
+    ) -> NamespaceRecord:
+        """Start nothing more of a namespace until it is resumed; see ``pause_namespace``."""
+        pausing = namespaces.pause(name, paused=True, by=self._by(by), reason=reason)
+        return await self._connections.adrive(pausing, connection)
+
+    async def aresume_namespace(
+        self, name: str, *, by: str | None = None, connection: AsyncTarget | None = None
+    ) -> NamespaceRecord:
+        """Go on with a paused namespace; see ``pause_namespace``."""
+        resuming = namespaces.pause(name, paused=False, by=self._by(by), reason=None)
+        return await self._connections.adrive(resuming, connection)
+
+    async def alimit_namespace(
+        self,
+        name: str,
+        *,
+        max_concurrency: int | Unchanged | None = UNCHANGED,
+        rate: tuple[int, float] | Unchanged | None = UNCHANGED,
+        connection: AsyncTarget | None = None,
+    ) -> NamespaceRecord:
+        """Limit how many steps of a namespace's queue run at once and start in a time; see ``limit_namespace``."""
+        return await self._connections.adrive(namespaces.limit(name, max_concurrency, rate), connection)
+
     async def aretry(
         self, task: Task, *, reason: str | None = None, by: str | None = None, connection: AsyncTarget | None = None
     ) -> TaskChange:
@@ -160,6 +202,81 @@ class AsyncClient(ClientCore):
     ) -> TaskChange:
         """Run one step again; see ``reset_step``."""
         return await self._connections.adrive(self._resetting_step(task, step, reason, by), connection)
+
+    async def adead_letters(
+        self,
+        *,
+        include_closed: bool = False,
+        after: int | None = None,
+        limit: int = 50,
+        connection: AsyncTarget | None = None,
+        **filters: Unpack[DeadLetterFilters],
+    ) -> DeadLetterPage:
+        """A page of dead letters; see ``dead_letters``."""
+        operation = self._listing_letters(filters, include_closed=include_closed, after=after, limit=limit)
+        return await self._connections.adrive(operation, connection)
+
+    async def adead_letter(self, letter: int, *, connection: AsyncTarget | None = None) -> DeadLetterRecord:
+        """One dead letter by its number; see ``dead_letter``."""
+        return await self._connections.adrive(letters.get(letter), connection)
+
+    async def aretry_dead_letters(
+        self,
+        ids: Iterable[int | DeadLetterRecord] | None = None,
+        *,
+        everything: bool = False,
+        message: dict[str, Any] | None = None,
+        reason: str | None = None,
+        by: str | None = None,
+        batch_size: int = letters.BATCH,
+        progress: Callable[[int], object] | None = None,
+        connection: AsyncTarget | None = None,
+        **filters: Unpack[DeadLetterFilters],
+    ) -> DeadLetterChange:
+        """Run the steps of dead letters again; see ``retry_dead_letters``."""
+        batches = self._retrying_letters(
+            ids, filters, everything=everything, message=message, reason=reason, by=by, batch_size=batch_size
+        )
+        return await self._ain_batches(batches, progress, connection)
+
+    async def adismiss_dead_letters(
+        self,
+        ids: Iterable[int | DeadLetterRecord] | None = None,
+        *,
+        everything: bool = False,
+        reason: str | None = None,
+        by: str | None = None,
+        batch_size: int = letters.BATCH,
+        progress: Callable[[int], object] | None = None,
+        connection: AsyncTarget | None = None,
+        **filters: Unpack[DeadLetterFilters],
+    ) -> DeadLetterChange:
+        """Close dead letters of messages; see ``dismiss_dead_letters``."""
+        batches = self._dismissing_letters(
+            ids, filters, everything=everything, reason=reason, by=by, batch_size=batch_size
+        )
+        return await self._ain_batches(batches, progress, connection)
+
+    async def aresolve_dead_letter(
+        self,
+        letter: int | DeadLetterRecord,
+        results: Any,
+        *,
+        reason: str | None = None,
+        by: str | None = None,
+        connection: AsyncTarget | None = None,
+    ) -> TaskChange:
+        """Settle the step of a dead letter by hand; see ``resolve_dead_letter``."""
+        return await self._connections.adrive(self._resolving_letter(letter, results, reason, by), connection)
+
+    async def _ain_batches(
+        self, batches: Batches, progress: Callable[[int], object] | None, connection: AsyncTarget | None
+    ) -> DeadLetterChange:
+        while not batches.is_over:
+            await self._connections.adrive(batches.next(), connection)
+            if progress is not None:
+                progress(batches.done)
+        return batches.change()
 
     async def aadd_schedule(
         self,

@@ -14,8 +14,9 @@ from uuid import UUID
 import orjson
 from sqlalchemy.engine import URL, Engine
 
-from tasker.client import operations, schedules
+from tasker.client import dead_letters, operations, schedules
 from tasker.client.connections import Connections
+from tasker.client.dead_letters import Batches, DeadLetterFilters
 from tasker.client.finish_signal import FinishSignal
 from tasker.client.handle import TaskHandle
 from tasker.client.operations import Created, Operation, TaskChange
@@ -25,7 +26,7 @@ from tasker.client.template_cache import TemplateCache
 from tasker.config.settings import Settings
 from tasker.database import functions, reads
 from tasker.database.connection import Database
-from tasker.database.records import TASK_STATES, TaskPage
+from tasker.database.records import TASK_STATES, DeadLetterPage, DeadLetterRecord, TaskPage
 from tasker.encoding import encode
 from tasker.errors import InvalidRequest
 from tasker.workflows.slots import Timing
@@ -238,6 +239,52 @@ class ClientCore:
     def _changing_schedule(self, name: str, action: str, by: str | None) -> Operation[ScheduleChange]:
         return schedules.change(name, action, by=self._by(by))
 
+    def _listing_letters(
+        self, filters: DeadLetterFilters, *, include_closed: bool, after: int | None, limit: int
+    ) -> Operation[DeadLetterPage]:
+        last = None if after is None else dead_letters.as_id(after, field="after")
+        asked = dead_letters.checked(filters)
+        return operations.ask(reads.dead_letters(**asked, include_closed=include_closed, after=last, limit=limit))
+
+    def _retrying_letters(
+        self,
+        ids: Iterable[int | DeadLetterRecord] | None,
+        filters: DeadLetterFilters,
+        *,
+        everything: bool,
+        message: Any,
+        reason: str | None,
+        by: str | None,
+        batch_size: int,
+    ) -> Batches:
+        request: dict[str, Any] = {"by": self._by(by), "reason": reason}
+        if message is not None:
+            request["message"] = message
+        return Batches(functions.retry_dead_letters, request, ids, filters, everything=everything, size=batch_size)
+
+    def _dismissing_letters(
+        self,
+        ids: Iterable[int | DeadLetterRecord] | None,
+        filters: DeadLetterFilters,
+        *,
+        everything: bool,
+        reason: str | None,
+        by: str | None,
+        batch_size: int,
+    ) -> Batches:
+        request = {"by": self._by(by), "reason": reason}
+        return Batches(functions.dismiss_dead_letters, request, ids, filters, everything=everything, size=batch_size)
+
+    def _resolving_letter(
+        self, letter: int | DeadLetterRecord, results: Any, reason: str | None, by: str | None
+    ) -> Operation[TaskChange]:
+        number = dead_letters.as_id(letter, field="letter")
+        # As if the step had returned them: they have the same limit.
+        limit = self._connections.settings.system.max_result_bytes
+        encoded = encode(results, what=f"the results for dead letter {number}", max_bytes=limit)
+        request = {"id": number, "results": orjson.Fragment(encoded), "by": self._by(by), "reason": reason}
+        return dead_letters.resolve(request)
+
     def _step_request(self, task: Task, step: Step, reason: str | None, by: str | None) -> dict[str, Any]:
         return {
             "task_uuid": str(as_uuid(task)),
@@ -247,11 +294,12 @@ class ClientCore:
         }
 
     def _by(self, given: str | None) -> str:
-        return given or self._requested_by or _user_at_host()
+        return given or self._requested_by or user_at_host()
 
 
 @lru_cache(maxsize=1)
-def _user_at_host() -> str:
+def user_at_host() -> str:
+    """Who acts, where nobody says so: the login and the host."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
-from tasker.client import operations, waiting
+from tasker.client import dead_letters as letters
+from tasker.client import namespaces, operations, waiting
 from tasker.client.core import ClientCore, ScheduledTaskOptions, TaskFilters, TaskOptions
+from tasker.client.dead_letters import Batches, DeadLetterChange, DeadLetterFilters
 from tasker.client.handle import TaskHandle
+from tasker.client.namespaces import UNCHANGED, Unchanged
 from tasker.client.operations import TaskChange
 from tasker.client.requests import TaskRequest, as_uuid
 from tasker.client.schedules import ScheduleChange
+from tasker.database import reads
 from tasker.database import schedules as reading
 from tasker.database.calls import Target
-from tasker.database.records import StepRecord, TaskPage, TaskRecord, TaskState, TransitionRecord
+from tasker.database.records import (
+    DeadLetterPage,
+    DeadLetterRecord,
+    NamespaceRecord,
+    StepRecord,
+    TaskPage,
+    TaskRecord,
+    TaskState,
+    TransitionRecord,
+)
 from tasker.database.schedules import ScheduleRecord
 
 if TYPE_CHECKING:
@@ -166,6 +179,55 @@ class SyncClient(ClientCore):
         """Go on with a paused task; arguments as ``cancel``."""
         return self._connections.drive(self._changing("resume", task, reason, by), connection)
 
+    def list_namespaces(self, *, connection: Target | None = None) -> tuple[NamespaceRecord, ...]:
+        """All namespaces by name, with their limits."""
+        return self._connections.drive(operations.ask(reads.namespaces()), connection)
+
+    def pause_namespace(
+        self, name: str, *, reason: str | None = None, by: str | None = None, connection: Target | None = None
+    ) -> NamespaceRecord:
+        """Let what runs in a namespace finish, and start nothing more of it until it is resumed.
+
+        Args:
+            name: the namespace.
+            reason: why.
+            by: who says so; the client's ``requested_by`` when left out.
+            connection: the transaction to be part of.
+
+        Raises:
+            NotFound: there is no such namespace.
+        """
+        return self._connections.drive(namespaces.pause(name, paused=True, by=self._by(by), reason=reason), connection)
+
+    def resume_namespace(
+        self, name: str, *, by: str | None = None, connection: Target | None = None
+    ) -> NamespaceRecord:
+        """Go on with a paused namespace; see ``pause_namespace``."""
+        return self._connections.drive(namespaces.pause(name, paused=False, by=self._by(by), reason=None), connection)
+
+    def limit_namespace(
+        self,
+        name: str,
+        *,
+        max_concurrency: int | Unchanged | None = UNCHANGED,
+        rate: tuple[int, float] | Unchanged | None = UNCHANGED,
+        connection: Target | None = None,
+    ) -> NamespaceRecord:
+        """Limit how many steps of a namespace's queue run at once, and how many start in a time.
+
+        Args:
+            name: the namespace.
+            max_concurrency: how many run at once; ``None`` for any number; left out, it stays.
+            rate: how many start in how many seconds, as ``(count, seconds)``; ``None`` for any number; left out, it
+                stays.
+            connection: the transaction to be part of.
+
+        Raises:
+            NotFound: there is no such namespace.
+            InvalidRequest: a limit is no such number.
+        """
+        return self._connections.drive(namespaces.limit(name, max_concurrency, rate), connection)
+
     def retry(
         self, task: Task, *, reason: str | None = None, by: str | None = None, connection: Target | None = None
     ) -> TaskChange:
@@ -211,6 +273,119 @@ class SyncClient(ClientCore):
     ) -> TaskChange:
         """Run one step again, with fresh attempts; arguments as ``resolve_step``."""
         return self._connections.drive(self._resetting_step(task, step, reason, by), connection)
+
+    def dead_letters(
+        self,
+        *,
+        include_closed: bool = False,
+        after: int | None = None,
+        limit: int = 50,
+        connection: Target | None = None,
+        **filters: Unpack[DeadLetterFilters],
+    ) -> DeadLetterPage:
+        """A page of dead letters, newest first: steps that failed for good, and messages that were not understood.
+
+        Args:
+            include_closed: also those that were dealt with.
+            after: the ``next_after`` of the page before.
+            limit: most letters of the page, at most 1000.
+            connection: the transaction to be part of.
+            filters: see ``DeadLetterFilters``.
+        """
+        operation = self._listing_letters(filters, include_closed=include_closed, after=after, limit=limit)
+        return self._connections.drive(operation, connection)
+
+    def dead_letter(self, letter: int, *, connection: Target | None = None) -> DeadLetterRecord:
+        """One dead letter by its number, open or closed.
+
+        Raises:
+            NotFound: there is none of that number.
+        """
+        return self._connections.drive(letters.get(letter), connection)
+
+    def retry_dead_letters(
+        self,
+        ids: Iterable[int | DeadLetterRecord] | None = None,
+        *,
+        everything: bool = False,
+        message: dict[str, Any] | None = None,
+        reason: str | None = None,
+        by: str | None = None,
+        batch_size: int = letters.BATCH,
+        progress: Callable[[int], object] | None = None,
+        connection: Target | None = None,
+        **filters: Unpack[DeadLetterFilters],
+    ) -> DeadLetterChange:
+        """Run the steps of dead letters again, with fresh attempts, and send messages back to their queues.
+
+        Of each task only the steps of these letters run again, and what they blocked goes on. Each batch is a
+        transaction of its own: where one fails, those before it stay done. Letters that come up meanwhile are left.
+
+        Args:
+            ids: the letters, by number or record.
+            everything: all that are open, where neither ``ids`` nor conditions are given.
+            message: what is sent in place of the message of the one letter named.
+            reason: why, for the audit trail.
+            by: who says so; see ``cancel``.
+            batch_size: most letters in one transaction, at most 1000.
+            progress: called after each batch with the number of letters retried so far.
+            connection: the transaction to be part of; all batches are then part of it.
+            filters: see ``DeadLetterFilters``.
+
+        Raises:
+            InvalidRequest: which letters are meant is not said in one way, or an argument is wrong.
+        """
+        batches = self._retrying_letters(
+            ids, filters, everything=everything, message=message, reason=reason, by=by, batch_size=batch_size
+        )
+        return self._in_batches(batches, progress, connection)
+
+    def dismiss_dead_letters(
+        self,
+        ids: Iterable[int | DeadLetterRecord] | None = None,
+        *,
+        everything: bool = False,
+        reason: str | None = None,
+        by: str | None = None,
+        batch_size: int = letters.BATCH,
+        progress: Callable[[int], object] | None = None,
+        connection: Target | None = None,
+        **filters: Unpack[DeadLetterFilters],
+    ) -> DeadLetterChange:
+        """Close dead letters of messages without sending them again; arguments as ``retry_dead_letters``.
+
+        Those of steps are never dismissed: retry or resolve them, or their task.
+        """
+        batches = self._dismissing_letters(
+            ids, filters, everything=everything, reason=reason, by=by, batch_size=batch_size
+        )
+        return self._in_batches(batches, progress, connection)
+
+    def resolve_dead_letter(
+        self,
+        letter: int | DeadLetterRecord,
+        results: Any,
+        *,
+        reason: str | None = None,
+        by: str | None = None,
+        connection: Target | None = None,
+    ) -> TaskChange:
+        """Settle the step of a dead letter by hand: its dependents go on, with ``results`` as if it had returned them.
+
+        Raises:
+            NotFound: there is no such letter.
+            InvalidTransition: it is closed, or one of a message.
+        """
+        return self._connections.drive(self._resolving_letter(letter, results, reason, by), connection)
+
+    def _in_batches(
+        self, batches: Batches, progress: Callable[[int], object] | None, connection: Target | None
+    ) -> DeadLetterChange:
+        while not batches.is_over:
+            self._connections.drive(batches.next(), connection)
+            if progress is not None:
+                progress(batches.done)
+        return batches.change()
 
     def add_schedule(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit, urlunsplit
@@ -13,9 +13,16 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from tasker.config.sections import Section
 from tasker.config.settings import Settings
 
 MASK = "********"
+
+FREE = "<system>"
+"""Stands, in the names of keys, for the name of a table that users choose."""
+
+FREE_NAME = re.compile(r"[a-z0-9_-]+")
+"""Names of such tables: what dotted names and environment variables can carry."""
 
 _UNITS = frozenset({"", "seconds", "ms", "bytes", "interval", "timeout", "max", "min", "count", "size"})
 """Words that many keys share."""
@@ -63,6 +70,42 @@ def all_sections() -> frozenset[str]:
     )
 
 
+def find_key(name: str) -> Key | None:
+    """The setting with that dotted name, also in a table whose own name is free (a system's circuit)."""
+    known = all_keys().get(name)
+    if known is not None or FREE in name:
+        return None if FREE in name else known
+    table, _, leaf = name.rpartition(".")
+    generic = _generic(table)
+    known = None if generic is None else all_keys().get(f"{generic}.{leaf}")
+    return None if known is None else replace(known, name=name)
+
+
+def is_table(name: str) -> bool:
+    """Whether that dotted name is a table of settings."""
+    return name in all_sections() or _generic(name) is not None
+
+
+def keys_of(settings: Settings) -> dict[str, Key]:
+    """Every setting by its dotted name, those in tables with free names as far as ``settings`` has such tables."""
+    found: dict[str, Key] = {}
+    for name, key in all_keys().items():
+        if FREE not in name:
+            found[name] = key
+            continue
+        parent, _, leaf = name.partition(f".{FREE}.")
+        for table in getattr(settings.get(parent), "systems", {}):
+            found[f"{parent}.{table}.{leaf}"] = replace(key, name=f"{parent}.{table}.{leaf}")
+    return found
+
+
+def _generic(table: str) -> str | None:
+    """The name under which all tables like ``table`` are described, if its own name is free."""
+    parent, _, name = table.rpartition(".")
+    generic = f"{parent}.{FREE}"
+    return generic if generic in all_sections() and FREE_NAME.fullmatch(name) else None
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice that ``name`` most likely was meant to be, or ``None`` if none is like it."""
     found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
@@ -75,7 +118,7 @@ def nearest_key(name: str) -> str | None:
     Long common parts ("orchestration.", "_interval_seconds") make unlike keys look alike, so the words that carry the
     meaning must each be found, spelt roughly the same.
     """
-    keys = list(all_keys())
+    keys = [key for key in all_keys() if FREE not in key]
     section, _, leaf = name.lower().rpartition(".")
     top = section.partition(".")[0]
     likely = [key for key in keys if _same_meaning(leaf, key.rpartition(".")[2])]
@@ -89,9 +132,10 @@ def nearest_key(name: str) -> str | None:
 def siblings(name: str) -> tuple[str, list[str]]:
     """The innermost table that ``name`` rightly names, and what it has: keys, and tables with a dot behind."""
     table = name
-    while table and table not in all_sections():
+    while table and not is_table(table):
         table = table.rpartition(".")[0]
-    prefix = f"{table}." if table else ""
+    described = table if table in all_sections() else _generic(table) or ""
+    prefix = f"{described}." if described else ""
     inside = [key.removeprefix(prefix) for key in all_keys() if key.startswith(prefix)]
     return table, list(dict.fromkeys(key.partition(".")[0] + ("." if "." in key else "") for key in inside))
 
@@ -149,7 +193,7 @@ def render(value: object) -> str:
 
 def render_masked(key: str, value: object) -> str:
     """``value`` of ``key`` as it may be shown: without the password, if the key holds one."""
-    known = all_keys().get(key)
+    known = find_key(key)
     # A misspelt or misplaced secret is a secret too.
     secret = known.secret if known is not None else isinstance(value, str) and ("://" in value or "password" in value)
     return render(mask(value)) if secret and isinstance(value, str) else render(value)
@@ -173,6 +217,8 @@ def _walk(model: type[BaseModel], prefix: str, defaults: BaseModel | None) -> It
                 default=default,
                 secret=bool(extra.get("secret")),
             )
+    if issubclass(model, Section) and model.free is not None:
+        yield from _walk(model.free, f"{prefix}{FREE}.", None)
 
 
 def _allowed(field: FieldInfo) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tasker.config.circuits import CircuitSettings
 from tasker.config.files import Layer, absolute_paths
-from tasker.config.keys import all_keys, all_sections, nearest, nearest_key, render_masked, siblings
+from tasker.config.keys import all_keys, find_key, is_table, nearest, nearest_key, render_masked, siblings
 from tasker.config.problems import Problem
 
 PREFIX = "TASKER_"
@@ -39,7 +40,9 @@ def environment_layers(environ: Mapping[str, str], problems: list[Problem]) -> l
                 # A password may look like TOML, or like one of dynaconf's "@" directives; a URL is taken as it is.
                 value = text if key == "database.url" else parse_conf_data(boolean_fix(text), tomlfy=True)
             except Exception as error:  # a directive ("@int x") fails with whatever its conversion raises
-                problems.append(Problem(key, place, render_masked(key, text), f"cannot be read: {error}"))
+                # What the conversion said; dynaconf's words around it differ from release to release.
+                said = error.__cause__ or error
+                problems.append(Problem(key, place, render_masked(key, text), f"cannot be read: {said}"))
                 continue
             own.add(key, absolute_paths(value, Path.cwd()) if key == "engine.template_paths" else value, place)
         elif meant := known_variables.get(variable.upper()):
@@ -51,9 +54,8 @@ def environment_layers(environ: Mapping[str, str], problems: list[Problem]) -> l
 
 def check_names(layer: Layer, problems: list[Problem]) -> None:
     """Take unknown keys out of ``layer`` and say what each should have been."""
-    keys, sections = all_keys(), all_sections()
     for key in list(layer.values):
-        if key in keys or (key.endswith(".") and key.removesuffix(".") in sections):
+        if find_key(key) is not None or (key.endswith(".") and is_table(key.removesuffix("."))):
             continue
         value, origin = layer.values[key], layer.origins[key]
         shown = None if key.endswith(".") else render_masked(key, value)
@@ -94,13 +96,15 @@ def merge(layers: Iterable[Layer], problems: list[Problem]) -> dict[str, Any]:
 
 def _what_is_wrong(key: str) -> str:
     keys = all_keys()
-    if key in all_sections():
+    if is_table(key):
         return "is a table of settings, not a value"
     part = key
     while part:
         if part in keys:
             return f"{part} is a single value ({keys[part].allowed})"
         part = part.rpartition(".")[0]
+    if key.startswith("circuit_breakers.component_configs.") and key.rpartition(".")[2] in CircuitSettings.model_fields:
+        return "is not read: the name of a system's table has lower-case letters, digits, _ and - only"
     if key == "executor_pools.step_executor.processing_timeout_ms":
         return "unknown key: steps have their own deadline, system.step_execution_timeout_seconds or timeout_seconds"
     meant = nearest_key(key)

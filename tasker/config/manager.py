@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasker.config.files import Layer, environments, read_dir, settings_dirs
-from tasker.config.keys import Key, all_keys, nearest, nearest_key, render_masked
+from tasker.config.keys import Key, find_key, nearest, nearest_key, render_masked
 from tasker.config.layers import check_names, environment_layers, merge
 from tasker.config.problems import InvalidSettings, Problem
 from tasker.config.settings import Origin, Settings
@@ -93,7 +93,7 @@ class ConfigManager:
         Raises:
             ConfigurationError: there is no such setting; the nearest one is suggested.
         """
-        known = all_keys().get(key)
+        known = find_key(key)
         if known is None:
             meant = nearest_key(key)
             raise ConfigurationError(
@@ -159,7 +159,8 @@ def _key_of(location: tuple[int | str, ...]) -> str:
 
 
 def _value_problem(key: str, detail: Any, history: Mapping[str, tuple[Origin, ...]]) -> Problem:
-    known = all_keys()[key]
+    known = find_key(key)
+    assert known is not None, key  # check_names took out what is unknown
     origin = history[key][-1]
     message = f"must be {known.allowed}"
     if detail["type"] == "tasker_value":

@@ -94,6 +94,14 @@ def _database(settings: Settings) -> Iterator[Violation]:
             ("database.pool.idle_timeout_seconds", "database.pool.max_lifetime_seconds"),
             f"must not be above database.pool.max_lifetime_seconds ({pool.max_lifetime_seconds:g})",
         )
+    retention = settings.database.retention
+    if retention.audit_days and not 0 < retention.finished_task_days <= retention.audit_days:
+        kept = f"{retention.finished_task_days:g} days" if retention.finished_task_days else "0, for ever"
+        yield Violation(
+            ("database.retention.audit_days", "database.retention.finished_task_days"),
+            f"must not be below database.retention.finished_task_days ({kept}): a finished task would be shown without"
+            " its history; 0 keeps history for ever",
+        )
 
 
 def _messages(settings: Settings) -> Iterator[Violation]:

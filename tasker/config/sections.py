@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,6 +22,8 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _DATABASE_URL = re.compile(r"(postgres|postgresql)(\+\w+)?://\S*|.*\b(host|dbname|service|user|port)\s*=.*", re.DOTALL)
 _ANY_URL = re.compile(r"[A-Za-z][\w+.-]*://\S*")
 _BROKER_URL_ALLOWED = "a URL such as redis://host:6379/0"
+_BIND_ADDRESS = re.compile(r"(?P<host>[\w.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
+_BIND_ADDRESS_ALLOWED = "an address and a port, such as 127.0.0.1:8080 or [::1]:8080"
 
 
 def _refuse(allowed: str) -> PydanticCustomError:
@@ -70,6 +72,13 @@ def _broker_url(value: str) -> str:
     return value
 
 
+def _bind_address(value: str) -> str:
+    found = _BIND_ADDRESS.fullmatch(value)
+    if found is None or int(found["port"]) > 65_535:
+        raise _refuse(_BIND_ADDRESS_ALLOWED)
+    return value
+
+
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
 Seconds = Annotated[float, Field(gt=0, le=604_800)]
@@ -90,6 +99,19 @@ class Section(BaseModel):
     """A table of settings: frozen, without unknown keys, without guessing of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    free: ClassVar[type[Section] | None] = None
+    """What tables are like whose names are free, where a table holds such."""
+
+    def member(self, name: str) -> object:
+        """The value, or the table, called ``name``.
+
+        Raises:
+            KeyError: there is none.
+        """
+        if name not in type(self).model_fields:
+            raise KeyError(name)
+        value: object = getattr(self, name)
+        return value
 
 
 class OperationalStateSettings(Section):
@@ -103,6 +125,39 @@ class OperationalStateSettings(Section):
     emergency_shutdown_timeout_seconds: Seconds = Field(
         5, description="The same at a cold end (SIGQUIT, Ctrl-C twice), and for a pool process that is ended alone."
     )
+    suppress_alerts_during_shutdown: bool = Field(
+        True, description="Say nothing of executors and workers that go while the system ends on purpose."
+    )
+    startup_health_threshold_multiplier: float = Field(
+        3, ge=1, le=100, description="While the system starts, things may take so many times longer until they count."
+    )
+    shutdown_health_threshold_multiplier: float = Field(
+        5, ge=1, le=100, description="The same while the system ends on purpose."
+    )
+
+
+class BackpressureSettings(Section):
+    """When new tasks of a namespace wait, and when they are refused."""
+
+    soft_queue_depth: int = Field(
+        100_000,
+        ge=0,
+        le=1_000_000_000,
+        description="With so many steps waiting on its queue, a namespace's new tasks wait for admission. 0: no limit.",
+    )
+    hard_queue_depth: int = Field(
+        5_000_000,
+        ge=0,
+        le=1_000_000_000,
+        description="With so many steps and tasks waiting in a namespace, more tasks are refused. 0: no limit.",
+    )
+    max_oldest_message_seconds: int = Field(
+        0,
+        ge=0,
+        le=3_153_600_000,
+        description="While a step waits on a namespace's queue for longer, new tasks wait for admission. 0: no limit.",
+    )
+    retry_after_seconds: Seconds = Field(5, description="What a refused caller is told to wait.")
 
 
 class OrchestrationSettings(Section):
@@ -115,6 +170,39 @@ class OrchestrationSettings(Section):
         " kind per tick (periodic).",
     )
     health_check_interval_seconds: Seconds = Field(10, description="Period of the coordinator's tick.")
+    max_backlog_age_seconds: Seconds = Field(
+        300,
+        description="A message that waits for longer makes health degraded; unhealthy where nobody serves its queue.",
+    )
+    auto_scaling_enabled: bool = Field(
+        True,
+        description="Change how many executors there are by what they have to do; otherwise only missing ones come.",
+    )
+    target_utilization: float = Field(
+        0.75, ge=0.1, le=0.95, description="Share of their time that executors of a pool of the right size are at work."
+    )
+    scaling_interval_seconds: Seconds = Field(
+        30, description="How often it is decided how many executors there shall be."
+    )
+    scaling_cooldown_seconds: Seconds = Field(
+        60, description="Shortest time between two changes of one pool; fewer executors take five times as long."
+    )
+    scaling_backlog_per_executor: Count = Field(
+        100, description="A pool with more waiting messages for each executor than this grows."
+    )
+    scaling_message_age_seconds: Seconds = Field(
+        30, description="A pool whose oldest message waits for longer than this grows, however few there are."
+    )
+    scaling_drain_seconds: Seconds = Field(
+        60, description="A pool is to be large enough for what arrives and to work off what waits within this time."
+    )
+    max_worker_slots: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Executors that a prefork worker may host where it was started with fewer: its pool grows and"
+        " shrinks between -c and this. 0: it keeps its size. Workers with --autoscale name their bounds there.",
+    )
     heartbeat_interval_seconds: Seconds = Field(3, description="Each executor writes its heartbeat this often.")
     executor_lease_seconds: Seconds = Field(
         15,
@@ -135,6 +223,13 @@ class OrchestrationSettings(Section):
         60, description="A claim on a task that waits for admission expires after this."
     )
     operational_state: OperationalStateSettings = OperationalStateSettings()
+    max_db_pool_usage: float = Field(
+        0.85,
+        gt=0,
+        le=1,
+        description="With more of the server's connections in use, new tasks wait for admission. 1: no such limit.",
+    )
+    backpressure: BackpressureSettings = BackpressureSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -162,6 +257,12 @@ class StepExecutorSettings(Section):
     )
     max_polling_interval_ms: Milliseconds = Field(5000, description="Longest wait after empty drains.")
     batch_size: int = Field(50, ge=1, le=1000, description="Most items that one drain takes.")
+    circuit_breaker_enabled: bool = Field(
+        True, description="Leave an executor alone for half a minute whose drains fail one after the other."
+    )
+    circuit_breaker_threshold: int = Field(
+        5, ge=1, le=1000, description="So many drains in a row that fail open the circuit of their executor."
+    )
 
 
 class PoolSettings(StepExecutorSettings):
@@ -227,6 +328,25 @@ class ConnectionPoolSettings(Section):
     max_lifetime_seconds: Seconds = Field(3600, description="A connection is replaced when it reaches this age.")
 
 
+class RetentionSettings(Section):
+    """How long is kept what is over."""
+
+    finished_task_days: float = Field(
+        30,
+        ge=0,
+        le=36_500,
+        description="A finished task goes with its steps and results when it has been final for so many days (0.5 is"
+        " twelve hours). 0 keeps finished tasks for ever.",
+    )
+    audit_days: int = Field(
+        30,
+        ge=0,
+        le=36_500,
+        description="The history of tasks, steps, circuits and pools is kept for so many days. 0 keeps it for ever. At"
+        " least finished_task_days.",
+    )
+
+
 class DatabaseSettings(Section):
     """The one PostgreSQL that holds all state."""
 
@@ -255,6 +375,7 @@ class DatabaseSettings(Section):
         description="When all processes together could want more connections than the server has: refuse to start"
         " (fail_fast), make the pools smaller (degraded), or warn (best_effort).",
     )
+    retention: RetentionSettings = RetentionSettings()
     migrate_on_start: bool = Field(
         True,
         description="Migrate the database when the core starts, instead of stopping at an old schema.",
@@ -364,6 +485,18 @@ class PgmqSettings(Section):
     max_receive_count: int = Field(
         5, ge=1, le=1000, description="A message read this often without success goes to dead letters."
     )
+    archive_retention_seconds: int = Field(
+        2_592_000,
+        ge=0,
+        le=3_153_600_000,
+        description="A message in the archive of one of Tasker's queues goes after this time. 0 keeps it for ever.",
+    )
+    event_retention_seconds: int = Field(
+        604_800,
+        ge=0,
+        le=3_153_600_000,
+        description="A durable domain event that no consumer has handled goes after this time. 0 keeps it for ever.",
+    )
 
 
 class CacheSettings(Section):
@@ -401,6 +534,12 @@ class BackoffSettings(Section):
 class SystemSettings(Section):
     """Limits and defaults that hold for all workflows."""
 
+    max_concurrent_tasks: int = Field(
+        0, ge=0, le=1_000_000_000, description="With so many tasks under way, others wait for admission. 0: no limit."
+    )
+    max_concurrent_steps: int = Field(
+        0, ge=0, le=1_000_000_000, description="With so many live steps, tasks wait for admission. 0: no limit."
+    )
     max_workflow_steps: int = Field(10_000, ge=1, le=MAX_STEPS, description="Most steps of one workflow.")
     max_context_bytes: Bytes = Field(1_048_576, description="Largest context of a task, as JSON.")
     max_result_bytes: Bytes = Field(1_048_576, description="Largest result of a step, as JSON.")
@@ -411,3 +550,46 @@ class SystemSettings(Section):
         300, description="Deadline of one attempt of a step that names none."
     )
     backoff: BackoffSettings = BackoffSettings()
+
+
+class WebPoolSettings(Section):
+    """The server's own pool of PostgreSQL connections."""
+
+    max_connections: int = Field(
+        5,
+        ge=2,
+        le=1000,
+        description="Most connections of the server, and so the requests that ask the database at the same time.",
+    )
+
+
+class WebSettings(Section):
+    """The HTTP server."""
+
+    bind_address: Annotated[str, AfterValidator(_bind_address)] = Field(
+        "0.0.0.0:8080",
+        description="Where the server listens; port 0 takes a free one.",
+        json_schema_extra={"allowed": _BIND_ADDRESS_ALLOWED},
+    )
+    request_timeout_ms: Milliseconds = Field(
+        30_000, description="A request that is not answered after this is answered with 504."
+    )
+    max_concurrent_requests: int = Field(
+        100,
+        ge=1,
+        le=100_000,
+        description=(
+            "Requests beyond these are answered with 503 and Retry-After; /live and /ready are always answered."
+        ),
+    )
+    database_pool: WebPoolSettings = WebPoolSettings()
+
+    @property
+    def host(self) -> str:
+        """The address of ``bind_address``, without brackets."""
+        return self.bind_address.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port of ``bind_address``."""
+        return int(self.bind_address.rpartition(":")[2])

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import PrivateAttr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from tasker.config.circuits import CircuitBreakersSettings
 from tasker.config.relations import violations
 from tasker.config.sections import (
     DatabaseSettings,
@@ -19,6 +20,7 @@ from tasker.config.sections import (
     QueryCacheSettings,
     Section,
     SystemSettings,
+    WebSettings,
 )
 from tasker.errors import ConfigurationError
 
@@ -51,11 +53,13 @@ class Settings(Section):
     environment: str = "development"
     orchestration: OrchestrationSettings = OrchestrationSettings()
     executor_pools: ExecutorPools = ExecutorPools()
+    circuit_breakers: CircuitBreakersSettings = CircuitBreakersSettings()
     database: DatabaseSettings = DatabaseSettings()
     engine: EngineSettings = EngineSettings()
     pgmq: PgmqSettings = PgmqSettings()
     query_cache: QueryCacheSettings = QueryCacheSettings()
     system: SystemSettings = SystemSettings()
+    web: WebSettings = WebSettings()
 
     _history: dict[str, tuple[Origin, ...]] = PrivateAttr(default_factory=dict)
 
@@ -75,9 +79,9 @@ class Settings(Section):
         """
         value: Any = self
         for name in key.split("."):
-            if not isinstance(value, Section) or name not in type(value).model_fields:
+            if not isinstance(value, Section):
                 raise KeyError(key)
-            value = getattr(value, name)
+            value = value.member(name)
         return value
 
     def origin(self, key: str) -> Origin:
@@ -94,9 +98,11 @@ class Settings(Section):
         Raises:
             KeyError: there is no such setting.
         """
-        from tasker.config.keys import all_keys
+        from tasker.config.keys import find_key
 
-        known = all_keys()[key]
+        known = find_key(key)
+        if known is None:
+            raise KeyError(key)
         given = self._history.get(key)
         if given:
             return given
@@ -108,11 +114,12 @@ class Settings(Section):
         Args:
             masked: leave passwords out.
         """
-        from tasker.config.keys import all_keys, mask
+        from tasker.config.keys import keys_of, mask
 
-        values = {name: self.get(name) for name in all_keys()}
+        keys = keys_of(self)
+        values = {name: self.get(name) for name in keys}
         if masked:
-            for name, key in all_keys().items():
+            for name, key in keys.items():
                 if key.secret and values[name] is not None:
                     values[name] = mask(values[name])
         return values

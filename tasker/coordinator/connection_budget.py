@@ -88,6 +88,7 @@ class ConnectionBudget:
         demands = (
             ConnectionDemand("step executors", pools.step_executor.max_executors, pool, fixed),
             ConnectionDemand("orchestration executors", loops, pool, fixed),
+            ConnectionDemand("web server", 1, settings.web.database_pool.max_connections),
             ConnectionDemand("clients", 1, pool, fixed),
             *others,
         )
@@ -108,6 +109,11 @@ class ConnectionBudget:
         """The size that no pool may exceed for the sum to fit; below ``SMALLEST_POOL`` none is small enough."""
         sizes = range(max((demand.pool for demand in self.demands), default=0), 0, -1)
         return next((size for size in sizes if self._demanded_at(size) <= self.available), 0)
+
+    @property
+    def advice(self) -> str | None:
+        """What to do where the server has too few."""
+        return None if self.fits else self._advice()
 
     def enforce(self) -> int | None:
         """Do what ``database.resource_validation`` says when the server has too few connections.

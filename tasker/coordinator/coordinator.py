@@ -7,7 +7,8 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -15,6 +16,13 @@ from typing import Any, Protocol, TypeVar
 import psycopg
 
 from tasker.config.settings import Settings
+from tasker.coordinator.counting import count_history
+from tasker.coordinator.health import HealthMonitor
+from tasker.coordinator.lifecycle import StuckReport, act_on_stuck_tasks
+from tasker.coordinator.operational_state import OperationalState
+from tasker.coordinator.placing import ORCHESTRATION
+from tasker.coordinator.pool_keeper import PoolKeeper, RequestExecutors, ResizeWorker
+from tasker.coordinator.retention import RetentionShare
 from tasker.database import coordination, functions
 from tasker.database.calls import Call, run
 from tasker.database.connection import Database
@@ -28,9 +36,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-ORCHESTRATION = "orchestration"
-"""Celery's queue of the workers that host orchestration executors."""
-
 MAX_LOSSES = 5
 """A step that lost so many executors is poison and goes to the dead letters."""
 
@@ -42,6 +47,12 @@ NET_PAGE = 1000
 """Open tasks that one tick checks for steps which nobody holds."""
 
 RESEND_LIMIT = 500
+UNPARKED_AT_ONCE = 5000
+"""Parked steps of one circuit or limit that one call lets go on."""
+
+UNPARKING_SECONDS = 2.0
+"""How long a tick looks at limits and circuits whose parked steps may go on."""
+
 FIRING_SECONDS = 10.0
 """How long a tick fires schedules: with all else that it does it stays below ``LONGEST_TURN_SECONDS``."""
 
@@ -55,21 +66,6 @@ LOCK_TIMEOUT_MS = 1000
 LONGEST_TURN_SECONDS = 60
 """The right to tick ends with the session that holds it. Of a coordinator whose host is gone the server would not hear
 for hours, and nobody else would tick meanwhile."""
-
-
-class RequestExecutors(Protocol):
-    """Asks some worker with a free slot for one more executor."""
-
-    def __call__(self, kind: str, namespaces: Sequence[str], *, queue: str, expires_seconds: float) -> None:
-        """Ask for an executor of ``kind`` that serves ``namespaces``.
-
-        Args:
-            kind: an executor kind.
-            namespaces: whose steps it shall run; none for orchestration kinds.
-            queue: the Celery queue whose workers are asked.
-            expires_seconds: the request is void after this.
-        """
-        ...
 
 
 class HasDatabase(Protocol):
@@ -98,11 +94,16 @@ class TickReport:
         unknown: steps ended because nobody knows whether they ran (``outcome_unknown``).
         skipped: steps that somebody had locked; the next tick sees them.
         finalizations: messages sent again for tasks whose after-work nobody does.
+        stuck: what was done about tasks and steps that took longer than their workflow's lifecycle allows.
         schedules: how many schedules were fired that nobody had fired in time.
+        unparked: queues on which steps go on that waited for a circuit or a limit.
         mail: messages of dead readers of the broker that returned to their queues.
         partitions: partitions of audit tables that were made.
-        pruned: how many rows of workers and waiters that are gone went.
-        requested: executors asked for, by kind.
+        pruned: how many rows went of workers and waiters that are gone, and of what is over and too old, by kind.
+        requested: executors asked for because fewer than the minimum live, by kind.
+        health: how many executors changed their health, by what it became.
+        operational_state: what the system is doing.
+        scaled: changes of pools' targets, as they are remembered.
         problems: parts that failed, with the reason.
     """
 
@@ -113,11 +114,16 @@ class TickReport:
     unknown: int = 0
     skipped: int = 0
     finalizations: int = 0
+    stuck: StuckReport = field(default_factory=StuckReport)
     schedules: int = 0
+    unparked: int = 0
     mail: int = 0
     partitions: tuple[str, ...] = ()
     pruned: dict[str, int] = field(default_factory=dict)
     requested: dict[str, int] = field(default_factory=dict)
+    health: dict[str, int] = field(default_factory=dict)
+    operational_state: str = ""
+    scaled: list[Mapping[str, Any]] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
 
 
@@ -129,15 +135,23 @@ class Coordinator:
     Args:
         core: the settings and the database.
         request_executors: how to ask workers for executors; ``None`` leaves missing ones to the workers themselves.
+        resize_worker: how to tell workers how many executors to host; ``None``: they keep their size.
         name: who ticks, for those who look at the table.
     """
 
     def __init__(
-        self, core: HasDatabase, *, request_executors: RequestExecutors | None = None, name: str | None = None
+        self,
+        core: HasDatabase,
+        *,
+        request_executors: RequestExecutors | None = None,
+        resize_worker: ResizeWorker | None = None,
+        name: str | None = None,
     ) -> None:
         self._settings = core.settings
         self._database = core.database
         self._request_executors = request_executors
+        self._monitor = HealthMonitor(core.settings)
+        self._keeper = PoolKeeper(core.settings, request_executors=request_executors, resize_worker=resize_worker)
         self._name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._period = float(core.settings.orchestration.health_check_interval_seconds)
 
@@ -180,11 +194,18 @@ class Coordinator:
         return (
             ("recover the steps of lost executors", self._recover),
             ("send finalizations again", self._resend),
+            ("give up what is stuck", self._give_up),
+            ("move the operational state", self._move),
+            ("judge executors", self._judge),
             ("replace missing executors", self._replace),
+            ("scale pools", self._scale),
             ("fire schedules", self._fire),
+            ("let parked steps go on", self._unpark),
             ("tend the broker's queues", self._tend),
             ("remove who is gone", self._prune),
             ("keep partitions ahead", self._partitions),
+            ("count the history for metrics", self._count),
+            ("remove what is too old", RetentionShare(self._settings).take),
         )
 
     # -- the parts ------------------------------------------------------------------------------------------------
@@ -221,6 +242,25 @@ class Coordinator:
         if report.finalizations:
             _notify(connection, [TASK_FINALIZATION])
 
+    def _give_up(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        report.stuck = act_on_stuck_tasks(
+            functools.partial(_bounded, connection), functools.partial(_notify, connection)
+        )
+
+    def _move(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        with connection.transaction():
+            report.operational_state = OperationalState(connection).judge(3 * self._period).state
+
+    def _judge(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        for change in _bounded(connection, self._monitor.judge(report.operational_state)):
+            report.health[change.to_health] = report.health.get(change.to_health, 0) + 1
+            log = logger.warning if change.to_health in ("degraded", "unhealthy") else logger.info
+            said = (change.kind, change.executor, change.worker, change.to_health, change.reason or "it gets on")
+            log("%s %s of %s is %s: %s", *said)
+
+    def _scale(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        report.scaled = self._keeper.keep(functools.partial(_bounded, connection))
+
     def _replace(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
         """Ask for executors of each kind that has fewer than its minimum over all workers."""
         if self._request_executors is None:
@@ -251,6 +291,23 @@ class Coordinator:
         """Most are fired in time by those who admit tasks."""
         report.schedules = fire_due_schedules(functools.partial(_bounded, connection), seconds=FIRING_SECONDS)
 
+    def _unpark(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        """Most are woken by whoever frees a limit or closes a circuit.
+
+        A call looks at a bounded number of limits and circuits. Where a tick's time does not suffice for all, the rest
+        waits for the moment at which a parked step looks again for itself.
+        """
+        request: dict[str, Any] = {"limit": UNPARKED_AT_ONCE, "after": None}
+        queues: set[str] = set()
+        until = time.monotonic() + UNPARKING_SECONDS
+        while True:
+            answer = _bounded(connection, functions.tend_parked(request))
+            queues.update(answer["queues"])
+            request["after"] = answer["after"]
+            if request["after"] is None or time.monotonic() >= until:
+                break
+        report.unparked = len(queues)
+
     def _tend(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
         report.mail = _bounded(connection, coordination.tend_transport())
 
@@ -259,6 +316,10 @@ class Coordinator:
 
     def _partitions(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
         report.partitions = ensure_partitions(connection)
+
+    def _count(self, connection: psycopg.Connection[Any], report: TickReport) -> None:
+        """Those who read metrics count, too; without them totals must not fall behind what is kept."""
+        count_history(connection)
 
 
 def _bounded(connection: psycopg.Connection[Any], call: Call[T]) -> T:

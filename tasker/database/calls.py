@@ -198,7 +198,7 @@ def translate(error: BaseException | None) -> TaskerError | None:
         message, hint, detail, column = (
             getattr(original, name, None) for name in ("message", "hint", "detail", "column_name")
         )
-    return from_sqlstate(sqlstate, message or str(error), hint=hint or detail, field=column)
+    return from_sqlstate(sqlstate, message or str(error), hint=hint, field=column, detail=detail)
 
 
 def _schema_error(error: BaseException | None) -> SchemaVersionError | None:

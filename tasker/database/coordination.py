@@ -72,10 +72,29 @@ def tend_transport() -> Call[int]:
 
 
 def worker_heartbeat(
-    *, hostname: str, pid: int, pool: str, concurrency: int, queues: Sequence[str]
+    *,
+    hostname: str,
+    pid: int,
+    pool: str,
+    concurrency: int,
+    queues: Sequence[str],
+    executor_slots: int = 0,
+    most_slots: int = 0,
+    scaling: str = "fixed",
+    drained: bool = False,
 ) -> Call[tuple[str, ...]]:
-    """Say that a Celery worker lives; the namespaces there are."""
-    request = {"hostname": hostname, "pid": pid, "pool": pool, "concurrency": concurrency, "queues": list(queues)}
+    """Say that a Celery worker lives, and what it can host (see ``WorkerCapacity``); the namespaces there are."""
+    request = {
+        "hostname": hostname,
+        "pid": pid,
+        "pool": pool,
+        "concurrency": concurrency,
+        "queues": list(queues),
+        "executor_slots": executor_slots,
+        "most_slots": most_slots,
+        "scaling": scaling,
+        "drained": drained,
+    }
     return Call(
         "SELECT CAST(tasker.worker_heartbeat(CAST(%(request)s AS jsonb)) AS text)",
         {"request": orjson.dumps(request).decode()},

@@ -171,6 +171,16 @@ def set_local(**settings: str) -> Call[None]:
     )
 
 
+def report_circuit(request: Request) -> Call[Answer]:
+    """Count what calls of an external system came to: its circuit's ``{state, failures, retry_after_seconds}``."""
+    return _call("report_circuit", request)
+
+
+def ask_circuit(request: Request) -> Call[Answer]:
+    """Ask whether a call may go through a circuit: its state, ``allowed`` and ``is_probe``."""
+    return _call("ask_circuit", request)
+
+
 # -- orchestration executors and the coordinator --------------------------------------------------------------
 
 
@@ -277,6 +287,26 @@ def ensure_namespace(namespace: str) -> Call[None]:
 # -- operators ------------------------------------------------------------------------------------------------
 
 
+def measure_admission(request: Request) -> Call[Answer]:
+    """Decide by what there is to do whether new tasks start, wait or are refused."""
+    return _call("measure_admission", request)
+
+
+def tend_parked(request: Request) -> Call[Answer]:
+    """Let parked steps go on whose circuit is closed or whose limit has room."""
+    return _call("tend_parked", request)
+
+
+def set_namespace(request: Request) -> Call[Answer]:
+    """Change a namespace's limits."""
+    return _call("set_namespace", request, strict=True)
+
+
+def pause_namespaces(request: Request) -> Call[Answer]:
+    """Pause namespaces, or resume them."""
+    return _call("pause_namespaces", request, strict=True)
+
+
 def pause_tasks(request: Request) -> Call[Answer]:
     """Let running steps finish and start no others."""
     return _call("pause_tasks", request, strict=True)
@@ -310,6 +340,41 @@ def resolve_step(request: Request) -> Call[Answer]:
 def resolve_task(request: Request) -> Call[Answer]:
     """Close a task by hand."""
     return _call("resolve_task", request, strict=True)
+
+
+def retry_dead_letters(request: Request) -> Call[Answer]:
+    """Retry a batch of dead letters: ``{letters[], retried, next_after, until}``."""
+    return _call("retry_dead_letters", request, strict=True)
+
+
+def resolve_dead_letter(request: Request) -> Call[Answer]:
+    """Settle the step of a dead letter by hand, with results that its dependents receive."""
+    return _call("resolve_dead_letter", request, strict=True)
+
+
+def dismiss_dead_letters(request: Request) -> Call[Answer]:
+    """Close a batch of dead letters of messages: ``{letters[], dismissed, next_after, until}``."""
+    return _call("dismiss_dead_letters", request, strict=True)
+
+
+def act_on_stuck_tasks(request: Request) -> Call[Answer]:
+    """Give up what takes longer than its workflow's lifecycle allows: one page of open tasks."""
+    return _call("act_on_stuck_tasks", request)
+
+
+def read_events(request: Request) -> Call[Answer]:
+    """The next domain events of a namespace: ``{events[], last, is_end, newest}``."""
+    return _call("read_events", request, strict=True)
+
+
+def settle_events(request: Request) -> Call[Answer]:
+    """Delete domain events that were handled, and bury those that cannot be: ``{done, refused}``."""
+    return _call("settle_events", request, strict=True)
+
+
+def set_circuit(request: Request) -> Call[Answer]:
+    """Open, close or reset a circuit by hand: its state, and ``changed``."""
+    return _call("set_circuit", request, strict=True)
 
 
 # -- schedules ------------------------------------------------------------------------------------------------

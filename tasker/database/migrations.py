@@ -19,12 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from packaging.version import Version
 from psycopg import errors as pg_errors
 from sqlalchemy import create_engine
@@ -47,6 +44,9 @@ from tasker.database.partitions import INITIAL_PARTITIONS_SQL, ensure_partitions
 from tasker.database.pgmq_schema import check_pgmq, ensure_pgmq, pgmq_install_sql
 from tasker.database.roles import ROLES, ensure_roles, existing_roles, roles_sql
 from tasker.errors import SchemaVersionError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 DISTRIBUTION = "tasker-celery"
 
@@ -207,17 +207,16 @@ def check_connection(connection: psycopg.Connection[Any]) -> SchemaStatus:
 
 def read_status(connection: psycopg.Connection[Any]) -> SchemaStatus:
     """As ``status``, on an open connection."""
-    script = ScriptDirectory.from_config(_alembic_config())
-    head = script.get_current_head()
-    if head is None:
+    known = _revisions()
+    if not known:
         raise SchemaVersionError(
             "migrations/versions has no revision", hint="install Tasker again: its files are incomplete"
         )
+    head = max(known)
     revision = _scalar(connection, "tasker.alembic_version", "SELECT version_num FROM tasker.alembic_version")
     newest = _newest_release(connection)
     functions = compare(load_function_files(), applied_digests(connection))
     ours = release()
-    known = {entry.revision for entry in script.walk_revisions()}
     if revision is None:
         state = SchemaState.EMPTY
     elif revision not in known or (newest is not None and Version(newest) > Version(ours)):
@@ -236,6 +235,8 @@ def ddl() -> str:
     functions and release, so that a later ``tasker db migrate`` goes on from there.
     """
     revisions = io.StringIO()
+    from alembic import command
+
     config = _alembic_config()
     config.output_buffer = revisions
     command.upgrade(config, "head", sql=True)
@@ -259,6 +260,8 @@ def ddl() -> str:
 
 
 def _migrate_locked(connection: Connection) -> MigrationReport:
+    from alembic import command
+
     raw = connection.connection.driver_connection
     assert isinstance(raw, psycopg.Connection)
     raw.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
@@ -319,7 +322,16 @@ def _transaction(url: str | URL) -> Iterator[Connection]:
         engine.dispose()
 
 
+def _revisions() -> frozenset[str]:
+    """By the names of their files: every process asks at its start, and has no other use for Alembic."""
+    return frozenset(
+        path.name[:4] for path in (resource_dir("migrations") / "versions").glob("[0-9][0-9][0-9][0-9]_*.py")
+    )
+
+
 def _alembic_config(connection: Connection | None = None) -> Config:
+    from alembic.config import Config
+
     config = Config(attributes={} if connection is None else {"connection": connection})
     config.set_main_option("script_location", str(resource_dir("migrations")).replace("%", "%%"))
     return config

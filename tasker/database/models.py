@@ -44,6 +44,18 @@ class Namespace(Base):
     queue: Mapped[str] = mapped_column(Computed("name || '_queue'"))
     paused_at: Mapped[dt.datetime | None]
     created_at: Mapped[dt.datetime]
+    paused_by: Mapped[str | None]
+    paused_reason: Mapped[str | None]
+    max_concurrency: Mapped[int | None]
+    rate_count: Mapped[int | None]
+    rate_seconds: Mapped[float | None]
+    has_high: Mapped[bool]
+    has_low: Mapped[bool]
+    admission: Mapped[str]
+    admission_reason: Mapped[str | None]
+    admission_room: Mapped[int | None]
+    admission_retry_seconds: Mapped[float | None]
+    admission_at: Mapped[dt.datetime | None]
 
 
 class NamedTask(Base):
@@ -65,6 +77,11 @@ class NamedTask(Base):
     step_count: Mapped[int]
     used: Mapped[bool]
     created_at: Mapped[dt.datetime]
+    concurrency_path: Mapped[list[str] | None]
+    key_max_concurrency: Mapped[int | None]
+    key_rate_count: Mapped[int | None]
+    key_rate_seconds: Mapped[float | None]
+    lifecycle: Mapped[dict[str, Any] | None]
 
 
 class NamedStep(Base):
@@ -93,6 +110,8 @@ class NamedStep(Base):
     system_dependency: Mapped[str | None]
     result_schema: Mapped[dict[str, Any] | None]
     expected_ms: Mapped[float | None]
+    lifecycle: Mapped[dict[str, Any] | None]
+    publishes_events: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)
 
 
 # -- runs -----------------------------------------------------------------------------------------------------
@@ -133,6 +152,7 @@ class Task(Base):
     source_system: Mapped[str | None]
     reason: Mapped[str | None]
     tags: Mapped[list[str]]
+    concurrency_key: Mapped[str | None]
 
 
 class TaskContext(Base):
@@ -202,6 +222,28 @@ class StepTimer(Base):
     due_at: Mapped[dt.datetime]
     set_at: Mapped[dt.datetime]
     fence: Mapped[int]
+    key: Mapped[str | None]
+
+
+class LimitHolder(Base):
+    """A step that runs under a limit, as long as it runs with this fence."""
+
+    __tablename__ = "limit_holders"
+
+    task_uuid: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    map_index: Mapped[int] = mapped_column(primary_key=True)
+    limit_key: Mapped[str] = mapped_column(primary_key=True)
+    fence: Mapped[int]
+
+
+class RateLimit(Base):
+    """When the next start under a rate would be due."""
+
+    __tablename__ = "rate_limits"
+
+    limit_key: Mapped[str] = mapped_column(primary_key=True)
+    next_at: Mapped[dt.datetime]
 
 
 class DeadLetter(Base):
@@ -298,6 +340,63 @@ class Executor(Base):
     suspected_heartbeat: Mapped[dt.datetime | None]
     suspected_at: Mapped[dt.datetime | None]
     lost_at: Mapped[dt.datetime | None]
+    polled_at: Mapped[dt.datetime | None]
+    worked_at: Mapped[dt.datetime | None]
+    health: Mapped[str]
+    health_since: Mapped[dt.datetime]
+    health_reason: Mapped[str | None]
+    trouble: Mapped[str | None]
+    requested: Mapped[bool]
+    counted_at: Mapped[dt.datetime | None]
+    counted_items: Mapped[int] = mapped_column(BigInteger)
+    counted_busy_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class ExecutorHealthTransition(Base):
+    """A change of an executor's health."""
+
+    __tablename__ = "executor_health_transitions"
+
+    executor: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    worker: Mapped[str]
+    from_health: Mapped[str]
+    to_health: Mapped[str]
+    reason: Mapped[str | None]
+    at: Mapped[dt.datetime] = mapped_column(primary_key=True)
+
+
+class ExecutorPool(Base):
+    """How many executors of a kind there shall be; of step executors, for each queue."""
+
+    __tablename__ = "executor_pools"
+
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    target: Mapped[int]
+    state: Mapped[dict[str, Any]]
+    items: Mapped[int] = mapped_column(BigInteger)
+    busy_ms: Mapped[int] = mapped_column(BigInteger)
+    executor_ms: Mapped[int] = mapped_column(BigInteger)
+    changed_at: Mapped[dt.datetime]
+    evaluated_at: Mapped[dt.datetime | None]
+
+
+class ScalingDecision(Base):
+    """A change of a pool's target, with its reason."""
+
+    __tablename__ = "scaling_decisions"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[dt.datetime]
+    kind: Mapped[str]
+    queue: Mapped[str]
+    direction: Mapped[str]
+    from_target: Mapped[int]
+    to_target: Mapped[int]
+    reason: Mapped[str]
+    detail: Mapped[str | None]
+    measures: Mapped[dict[str, Any]]
 
 
 class Worker(Base):
@@ -312,6 +411,10 @@ class Worker(Base):
     queues: Mapped[list[str]]
     started_at: Mapped[dt.datetime]
     heartbeat_at: Mapped[dt.datetime]
+    executor_slots: Mapped[int]
+    most_slots: Mapped[int]
+    scaling: Mapped[str]
+    drained: Mapped[bool]
 
 
 class Schedule(Base):
@@ -362,3 +465,97 @@ class CoordinatorTick(Base):
     ticked_by: Mapped[str | None]
     ticks: Mapped[int] = mapped_column(BigInteger)
     net_cursor: Mapped[uuid.UUID | None]
+    retention: Mapped[dict[str, Any]]
+    lifecycle_cursor: Mapped[uuid.UUID | None]
+
+
+class CircuitBreaker(Base):
+    """An external system, and whether it is called."""
+
+    __tablename__ = "circuit_breakers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    forced: Mapped[bool]
+    failures: Mapped[int]
+    successes: Mapped[int]
+    failure_threshold: Mapped[int]
+    success_threshold: Mapped[int]
+    timeout_seconds: Mapped[float]
+    opened_at: Mapped[dt.datetime | None]
+    retry_at: Mapped[dt.datetime | None]
+    probe_until: Mapped[dt.datetime | None]
+    transitions: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str | None]
+    changed_by: Mapped[str | None]
+    changed_at: Mapped[dt.datetime]
+
+
+class CircuitTransition(Base):
+    """A change of a circuit's state."""
+
+    __tablename__ = "circuit_transitions"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    from_state: Mapped[str]
+    to_state: Mapped[str]
+    reason: Mapped[str | None]
+    actor: Mapped[str | None]
+    open_seconds: Mapped[float | None]
+    at: Mapped[dt.datetime] = mapped_column(primary_key=True)
+
+
+class OperationalStateRow(Base):
+    """What the whole system is doing: one row."""
+
+    __tablename__ = "operational_state"
+
+    one: Mapped[bool] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    changed_by: Mapped[str | None]
+    changed_at: Mapped[dt.datetime]
+
+
+class OperationalStateTransition(Base):
+    """A change of the operational state."""
+
+    __tablename__ = "operational_state_transitions"
+
+    from_state: Mapped[str]
+    to_state: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str | None]
+    actor: Mapped[str | None]
+    at: Mapped[dt.datetime] = mapped_column(primary_key=True)
+
+
+# -- metrics --------------------------------------------------------------------------------------------------
+
+
+class MetricTotal(Base):
+    """What was counted from the history, ever."""
+
+    __tablename__ = "metric_totals"
+
+    metric: Mapped[str] = mapped_column(primary_key=True)
+    labels: Mapped[list[str]] = mapped_column(primary_key=True)
+    value: Mapped[float]
+
+
+class MetricProgress(Base):
+    """Up to when history was counted: one row."""
+
+    __tablename__ = "metric_progress"
+
+    one: Mapped[bool] = mapped_column(primary_key=True)
+    counted_until: Mapped[dt.datetime]
+    waiting: Mapped[dict[str, Any]]
+
+
+class EndedExecutor(Base):
+    """What executors had counted that are gone; it has no key."""
+
+    __tablename__ = "ended_executors"
+
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    counters: Mapped[dict[str, Any]] = mapped_column(primary_key=True)

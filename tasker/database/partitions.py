@@ -1,8 +1,9 @@
-"""Daily partitions of the audit tables: made ahead of time, the last one open-ended, never a DEFAULT one.
+"""Daily partitions of the audit tables: made ahead of time, the last one open-ended, dropped by age.
 
 An insert always finds a partition, even if nobody extended them for months: the open-ended one takes it. Partitions
 come by ``CREATE TABLE ... (LIKE ...)`` and ``ATTACH``, which block writers for milliseconds, where
-``CREATE ... PARTITION OF`` waits for every reader. Their key is the server's real clock, in UTC days.
+``CREATE ... PARTITION OF`` waits for every reader. They go, when they are too old, by ``DETACH ... CONCURRENTLY`` and
+``DROP``. Their key is the server's real clock, in UTC days.
 """
 
 from __future__ import annotations
@@ -19,13 +20,20 @@ from psycopg import sql
 
 from tasker.errors import TaskerError
 
+AUDIT_TABLES = ("finalization_attempts", "task_transitions", "workflow_step_transitions")
+
 DAYS_AHEAD = 14
 """How many whole days after today have a partition of their own."""
+
+EARLY = "_early"
+"""The name of an audit table's first partition once older ones were dropped ends like this: it takes what a clock that
+was set back by weeks may write, since a missing partition would stop every completion."""
 
 _LOCK_TIMEOUT_MS = 100
 _ATTEMPTS = 50
 _LOCK_KEY = 0x7461736B_70617274  # "taskpart"
 _DAY = dt.timedelta(days=1)
+_TO_BE_DROPPED = "Too old by database.retention.audit_days: to be dropped."
 
 INITIAL_PARTITIONS_SQL = f"""\
 DO $partitions$
@@ -159,13 +167,17 @@ def _extend(connection: psycopg.Connection[Any], parent: str, days_ahead: int) -
 
 
 def _attach(
-    connection: psycopg.Connection[Any], table: sql.Identifier, name: str, lower: dt.datetime, upper: dt.datetime | None
+    connection: psycopg.Connection[Any],
+    table: sql.Identifier,
+    name: str,
+    lower: dt.datetime | None,
+    upper: dt.datetime | None,
 ) -> None:
     connection.execute(
         sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
             table,
             sql.Identifier("tasker", name),
-            sql.Literal(lower),
+            sql.SQL("MINVALUE") if lower is None else sql.Literal(lower),
             sql.SQL("MAXVALUE") if upper is None else sql.Literal(upper),
         )
     )
@@ -180,3 +192,144 @@ def _today(connection: psycopg.Connection[Any]) -> dt.datetime:
 
 def _day_of(name: str) -> dt.datetime:
     return dt.datetime.strptime(name.rpartition("_p")[2], "%Y%m%d").replace(tzinfo=dt.UTC)
+
+
+# -- what is too old ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OldPartition:
+    """A partition of an audit table whose whole time is over.
+
+    Attributes:
+        parent: the audit table's name, without schema.
+        name: the partition's name, without schema.
+        ends_at: its upper bound (UTC midnight).
+        size_bytes: what it takes on the disk, with its indexes.
+    """
+
+    parent: str
+    name: str
+    ends_at: dt.datetime
+    size_bytes: int
+
+
+def old_partitions(connection: psycopg.Connection[Any], keep_days: float) -> list[OldPartition]:
+    """Partitions of which every row is more than ``keep_days`` days old, the oldest of each table first."""
+    rows = connection.execute(
+        f"SELECT b.parent, b.name, b.ends_at, pg_total_relation_size(b.oid) FROM ({_BOUNDS}) AS b"
+        " WHERE b.ends_at <= clock_timestamp() - make_interval(secs => %s) AND NOT b.is_early"
+        " ORDER BY b.parent, b.ends_at",
+        (keep_days * 86_400,),
+    ).fetchall()
+    return [OldPartition(*row) for row in rows]
+
+
+_BOUNDS = r"""
+SELECT p.relname AS parent, c.relname AS name, c.oid, c.relname = p.relname || '_early' AS is_early,
+       CAST((regexp_match(e.bound, 'FROM \(''([^'']+)''\)'))[1] AS timestamptz) AS starts_at,
+       CAST((regexp_match(e.bound, 'TO \(''([^'']+)''\)'))[1] AS timestamptz) AS ends_at
+FROM pg_inherits AS i
+JOIN pg_class AS c ON c.oid = i.inhrelid
+JOIN pg_class AS p ON p.oid = i.inhparent AND p.relkind = 'p' AND p.relnamespace = CAST('tasker' AS regnamespace)
+CROSS JOIN LATERAL pg_get_expr(c.relpartbound, c.oid) AS e(bound)
+WHERE NOT i.inhdetachpending"""
+
+
+def drop_partitions(
+    connection: psycopg.Connection[Any], *, keep_days: float, limit: int | None = None, wait_seconds: float = 5.0
+) -> tuple[OldPartition, ...]:
+    """Drop audit partitions that are old enough; no writer waits for it, and no reader misses rows.
+
+    A partition is detached concurrently, which waits for transactions that use its table and holds nobody up, and
+    dropped when nobody sees it any more. What could not wait any longer is ended by the next call.
+
+    Args:
+        connection: in autocommit mode.
+        keep_days: a partition goes when all of its rows are older, in days.
+        limit: drop at most so many; ``None``: all that are old enough.
+        wait_seconds: longest wait for each, in seconds.
+
+    Returns:
+        What was dropped.
+
+    Raises:
+        TaskerError: some transaction uses an audit table for longer than the wait, or another process is at it.
+    """
+    _drop_leftovers(connection, wait_seconds)
+    dropped = old_partitions(connection, keep_days)[:limit]
+    for partition in dropped:
+        _drop(connection, partition.parent, partition.name, wait_seconds)
+    _close_fronts(connection, wait_seconds)
+    return tuple(dropped)
+
+
+def _drop(connection: psycopg.Connection[Any], parent: str, name: str, wait_seconds: float) -> None:
+    table, partition = sql.Identifier("tasker", parent), sql.Identifier("tasker", name)
+    # The mark tells a partition that we detached from one that somebody keeps.
+    _patiently(
+        connection,
+        name,
+        wait_seconds,
+        sql.SQL("COMMENT ON TABLE {} IS {}").format(partition, sql.Literal(_TO_BE_DROPPED)),
+        sql.SQL("ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY").format(table, partition),
+        sql.SQL("DROP TABLE {}").format(partition),
+    )
+
+
+def _close_fronts(connection: psycopg.Connection[Any], wait_seconds: float) -> None:
+    """See that each table's first partition begins at the beginning of time, also after the oldest were dropped."""
+    rows = connection.execute(
+        f"SELECT b.parent, min(b.starts_at) FILTER (WHERE NOT b.is_early), bool_or(b.is_early) FROM ({_BOUNDS}) AS b"
+        " GROUP BY b.parent HAVING bool_and(b.starts_at IS NOT NULL OR b.is_early)"
+        " AND min(b.starts_at) FILTER (WHERE NOT b.is_early) IS DISTINCT FROM max(b.ends_at) FILTER (WHERE b.is_early)"
+    ).fetchall()
+    for parent, starts_at, has_early in rows:
+        name = f"{parent}{EARLY}"
+        if has_early:
+            _drop(connection, parent, name, wait_seconds)
+        table, partition = sql.Identifier("tasker", parent), sql.Identifier("tasker", name)
+        with connection.transaction():
+            connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(f"{round(wait_seconds * 1000)}ms"))
+            connection.execute(
+                sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL EXCLUDING IDENTITY)").format(partition, table)
+            )
+            _attach(connection, table, name, None, starts_at)
+
+
+def _drop_leftovers(connection: psycopg.Connection[Any], wait_seconds: float) -> None:
+    """End what an earlier call began: partitions that are being detached, or were and are still there."""
+    rows = connection.execute(
+        "SELECT c.relname, p.relname FROM pg_class AS c"
+        " LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid LEFT JOIN pg_class AS p ON p.oid = i.inhparent"
+        " WHERE c.relnamespace = CAST('tasker' AS regnamespace) AND c.relkind = 'r'"
+        " AND obj_description(c.oid, 'pg_class') = %s AND (i.inhrelid IS NULL OR i.inhdetachpending)",
+        (_TO_BE_DROPPED,),
+    ).fetchall()
+    for name, parent in rows:
+        partition = sql.Identifier("tasker", name)
+        statements = [sql.SQL("DROP TABLE {}").format(partition)]
+        if parent is not None:
+            table = sql.Identifier("tasker", parent)
+            statements.insert(0, sql.SQL("ALTER TABLE {} DETACH PARTITION {} FINALIZE").format(table, partition))
+        _patiently(connection, name, wait_seconds, *statements)
+
+
+def _patiently(connection: psycopg.Connection[Any], name: str, wait_seconds: float, *statements: sql.Composed) -> None:
+    """Execute statements that wait for others, each on its own, since detaching may not be in a transaction."""
+    connection.execute(sql.SQL("SET statement_timeout = {}").format(f"{round(wait_seconds * 1000)}ms"))
+    try:
+        for statement in statements:
+            connection.execute(statement)
+    except (pg_errors.LockNotAvailable, pg_errors.QueryCanceled) as error:
+        raise TaskerError(
+            f"tasker.{name} could not be dropped within {wait_seconds:g} s: {error}",
+            hint="a transaction that uses its table lasts long (a dump, `tasker db verify`); it is tried again",
+        ) from error
+    except (pg_errors.UndefinedTable, pg_errors.ObjectNotInPrerequisiteState) as error:
+        raise TaskerError(
+            f"tasker.{name} was not dropped: {error}", hint="another process drops partitions at this moment"
+        ) from error
+    finally:
+        if not connection.closed:
+            connection.execute("RESET statement_timeout")

@@ -12,10 +12,11 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, Double, Text, bindparam, cast, extract, func, null, select, union_all
+from sqlalchemy import ColumnElement, Double, Text, bindparam, cast, extract, func, null, or_, select, union_all
 
 from tasker.database.calls import AnySelect, Call, Rows
 from tasker.database.models import (
+    DeadLetter,
     Executor,
     NamedStep,
     NamedTask,
@@ -30,6 +31,8 @@ from tasker.database.models import (
     WorkflowStepTransition,
 )
 from tasker.database.records import (
+    DeadLetterPage,
+    DeadLetterRecord,
     ExecutorRecord,
     NamespaceRecord,
     StepRecord,
@@ -258,6 +261,130 @@ def transitions(task_uuid: UUID, *, since: dt.datetime | None = None) -> Call[tu
     return Call.of(select(both).order_by(both.c.at), lambda rows: tuple(TransitionRecord(*row) for row in rows))
 
 
+# -- dead letters ---------------------------------------------------------------------------------------------
+
+
+def dead_letter(identifier: int) -> Call[DeadLetterRecord | None]:
+    """One dead letter, open or closed, or ``None``."""
+    statement = select(DeadLetter).where(DeadLetter.id == identifier)
+    return Call.of(_letters(statement), lambda rows: _letter(rows[0]) if rows else None)
+
+
+def dead_letters(
+    *,
+    kind: str | None = None,
+    namespace: str | None = None,
+    workflow: str | None = None,
+    version: str | None = None,
+    step: str | None = None,
+    reason: str | None = None,
+    queue: str | None = None,
+    task_uuid: UUID | None = None,
+    created_after: dt.datetime | None = None,
+    created_before: dt.datetime | None = None,
+    include_closed: bool = False,
+    after: int | None = None,
+    limit: int = 50,
+) -> Call[DeadLetterPage]:
+    """A page of dead letters, newest first: those to which all that is given applies.
+
+    The conditions are those of ``tasker.match_dead_letters``. ``after`` is the last page's ``next_after``; ``limit`` is
+    at most 1000.
+    """
+    limit = max(1, min(limit, MAX_PAGE))
+    said = DeadLetter.snapshot
+    conditions: list[ColumnElement[bool]] = []
+    if not include_closed:
+        conditions.append(DeadLetter.resolved_at.is_(None))
+    if after is not None:
+        conditions.append(DeadLetter.id < after)
+    if namespace is not None:
+        conditions.append(
+            or_(
+                func.coalesce(said["namespace"].astext, said["message"]["namespace"].astext) == namespace,
+                (DeadLetter.kind == "message")
+                & DeadLetter.queue.in_([f"{namespace}_queue{band}" for band in ("", "_high", "_low")]),
+            )
+        )
+    if workflow is not None:
+        conditions.append(func.coalesce(said["task"].astext, said["message"]["name"].astext) == workflow)
+    if version is not None:
+        conditions.append(func.coalesce(said["version"].astext, said["message"]["version"].astext) == version)
+    if step is not None:
+        conditions.append(said["step"].astext == step)
+    conditions += [
+        column == value
+        for column, value in (
+            (DeadLetter.kind, kind),
+            (DeadLetter.reason, reason),
+            (DeadLetter.queue, queue),
+            (DeadLetter.task_uuid, task_uuid),
+        )
+        if value is not None
+    ]
+    if created_after is not None:
+        conditions.append(DeadLetter.created_at >= created_after)
+    if created_before is not None:
+        conditions.append(DeadLetter.created_at < created_before)
+    statement = select(DeadLetter).where(*conditions).order_by(DeadLetter.id.desc()).limit(limit + 1)
+
+    def decode(rows: Rows) -> DeadLetterPage:
+        records = tuple(_letter(row) for row in rows[:limit])
+        return DeadLetterPage(records, records[-1].id if len(rows) > limit else None)
+
+    return Call.of(_letters(statement), decode)
+
+
+def _letters(statement: AnySelect) -> AnySelect:
+    return statement.with_only_columns(
+        DeadLetter.id,
+        DeadLetter.kind,
+        DeadLetter.reason,
+        DeadLetter.created_at,
+        DeadLetter.task_uuid,
+        DeadLetter.position,
+        DeadLetter.map_index,
+        DeadLetter.queue,
+        DeadLetter.snapshot,
+        DeadLetter.resolution,
+        DeadLetter.resolved_by,
+        DeadLetter.resolved_reason,
+        DeadLetter.resolved_at,
+    )
+
+
+def _letter(row: Sequence[Any]) -> DeadLetterRecord:
+    identifier, kind, reason, created_at, task_uuid, position, map_index, queue, snapshot, *closed = row
+    message = snapshot.get("message") if kind == "message" else None
+    # A message may be anything, so nothing is expected of what it calls its workflow.
+    names = message if isinstance(message, dict) else {}
+    namespace, workflow, version = (
+        (snapshot.get("namespace"), snapshot.get("task"), snapshot.get("version"))
+        if kind == "step"
+        else (value if isinstance(value := names.get(key), str) else None for key in ("namespace", "name", "version"))
+    )
+    return DeadLetterRecord(
+        identifier,
+        kind,
+        reason,
+        created_at,
+        namespace,
+        workflow,
+        version,
+        task_uuid,
+        snapshot.get("step"),
+        position,
+        map_index,
+        queue,
+        snapshot.get("error") if kind == "step" else snapshot.get("why"),
+        snapshot.get("attempts"),
+        snapshot.get("losses"),
+        message,
+        snapshot,
+        *closed,
+    )
+
+
 # -- templates ------------------------------------------------------------------------------------------------
 
 
@@ -297,7 +424,18 @@ def templates(namespace: str | None = None, name: str | None = None) -> Call[tup
 
 def namespaces() -> Call[tuple[NamespaceRecord, ...]]:
     """All namespaces by name."""
-    statement = select(Namespace.name, Namespace.queue, Namespace.paused_at).order_by(Namespace.name)
+    statement = select(
+        Namespace.name,
+        Namespace.queue,
+        Namespace.paused_at,
+        Namespace.paused_by,
+        Namespace.paused_reason,
+        Namespace.max_concurrency,
+        Namespace.rate_count,
+        Namespace.rate_seconds,
+        Namespace.admission,
+        Namespace.admission_reason,
+    ).order_by(Namespace.name)
     return Call.of(statement, lambda rows: tuple(NamespaceRecord(*row) for row in rows))
 
 

@@ -120,6 +120,75 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class DeadLetterRecord:
+    """A step that ended in ``error``, or a message that could not be understood.
+
+    Attributes:
+        id: its number.
+        kind: ``step`` or ``message``.
+        reason: the type of the step's error, or what is wrong with the message.
+        created_at: when the step failed, or the message was put aside.
+        namespace: of the workflow, as far as it is known; of messages, what they say.
+        workflow: likewise its name.
+        version: likewise its version.
+        task_uuid: the step's task; ``None`` for messages.
+        step: the step's name; ``None`` for messages.
+        position: the step's place in its workflow.
+        map_index: 0.
+        queue: the step's queue, or the message's.
+        error: of the step: ``{message, type, ...}``; of the message: what is wrong with it, as text.
+        attempts: the step's runs until then.
+        losses: executors that died with the step until then.
+        message: what the message says; ``None`` for steps.
+        snapshot: all that was written down.
+        resolution: ``retried``, ``reset``, ``resolved``, ``cancelled`` or ``dismissed``; ``None`` while it is open.
+        resolved_by: who closed it.
+        resolved_reason: why.
+        resolved_at: when.
+    """
+
+    id: int
+    kind: str
+    reason: str
+    created_at: dt.datetime
+    namespace: str | None
+    workflow: str | None
+    version: str | None
+    task_uuid: UUID | None
+    step: str | None
+    position: int | None
+    map_index: int | None
+    queue: str | None
+    error: Any
+    attempts: int | None
+    losses: int | None
+    message: Any
+    snapshot: Any = field(repr=False)
+    resolution: str | None
+    resolved_by: str | None
+    resolved_reason: str | None
+    resolved_at: dt.datetime | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has dealt with it yet."""
+        return self.resolved_at is None
+
+
+@dataclass(frozen=True)
+class DeadLetterPage:
+    """One page of a list, newest first.
+
+    Attributes:
+        letters: the page.
+        next_after: pass it as ``after`` for the next page; ``None`` when this is the last.
+    """
+
+    letters: tuple[DeadLetterRecord, ...]
+    next_after: int | None
+
+
+@dataclass(frozen=True)
 class TransitionRecord:
     """A state change of a run (``step`` is ``None``) or of one of its steps.
 
@@ -206,8 +275,22 @@ class WorkerRecord:
 
 @dataclass(frozen=True)
 class NamespaceRecord:
-    """A namespace and its queue."""
+    """A namespace and its queue.
+
+    Attributes:
+        max_concurrency: most steps of its queue that run at once; ``None`` for any number.
+        rate_count: most steps of its queue that start within ``rate_seconds``; ``None`` for any number.
+        admission: ``open`` (new tasks start at once), ``soft`` (they wait) or ``hard`` (they are refused).
+        admission_reason: why it is not open.
+    """
 
     name: str
     queue: str
     paused_at: dt.datetime | None
+    paused_by: str | None
+    paused_reason: str | None
+    max_concurrency: int | None
+    rate_count: int | None
+    rate_seconds: float | None
+    admission: str
+    admission_reason: str | None

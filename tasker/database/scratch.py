@@ -91,8 +91,13 @@ class ScratchDatabases:
     def _create(self, template: str | None) -> str:
         name = f"{_PREFIX}_{int(time.time())}_{secrets.token_hex(6)}"
         self._made.add(name)
-        # template0: nobody can be connected to it, while any session in template1 makes a copy of it fail.
-        self._execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}"), name, template or "template0")
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            # Where nobody waits for a disk, copying files costs half of logging every page: checkpoints are free.
+            throwaway = connection.execute("SHOW fsync").fetchone() == ("off",)
+            strategy = " STRATEGY FILE_COPY" if throwaway and connection.info.server_version >= 150000 else ""
+            # template0: nobody can be connected to it, while any session in template1 makes a copy of it fail.
+            create = sql.SQL("CREATE DATABASE {} TEMPLATE {}" + strategy)
+            connection.execute(create.format(sql.Identifier(name), sql.Identifier(template or "template0")))
         return name
 
     def _execute(self, statement: sql.SQL, *names: str) -> None:

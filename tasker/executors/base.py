@@ -14,11 +14,12 @@ import psycopg
 from tasker.database import functions
 from tasker.database.calls import Call
 from tasker.errors import ExecutorLost
-from tasker.executors.counters import Counters
+from tasker.executors.counters import Counters, without
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.grace import GracePeriod
 from tasker.executors.incarnation import Incarnation
 from tasker.executors.link import Link
+from tasker.executors.progress import Progress
 from tasker.resilience.reconnecting import GaveUp
 
 T = TypeVar("T")
@@ -57,6 +58,15 @@ class RegisteredExecutor(ABC):
         """Asks for a heartbeat before its time; set by the loop."""
         self.wake: Callable[[], None] = _nothing
         """Has the loop drain this executor soon; set by the loop."""
+        self.progress = Progress()
+        self.stall_seconds = float("inf")
+        """How long it may neither ask its queues nor work until it has stalled."""
+        self.trouble: str | None = None
+        """What is wrong with it, as its heartbeat tells; set by the loop."""
+        self.abandon: Callable[[], None] | None = None
+        """Ends the process that its thread is stuck in, where others go on without it."""
+        self.requested = False
+        """The coordinator asked for it, beyond what its worker hosts by itself."""
 
         self._worker = worker
         self._link = link
@@ -79,6 +89,11 @@ class RegisteredExecutor(ABC):
         """How many items of work it holds at present."""
         return 0
 
+    @property
+    def works(self) -> bool:
+        """Whether it is at work now, so that nobody need wonder why it asks its queues for nothing."""
+        return self.progress.polled_in_drain
+
     @abstractmethod
     def drain(self, limit: int) -> int:
         """Take at most ``limit`` items of work, process them, and say how many there were."""
@@ -100,6 +115,7 @@ class RegisteredExecutor(ABC):
             "worker": self._worker,
             "queues": list(self.queues),
             "pid": os.getpid(),
+            "requested": self.requested,
         }
         self._link.call(functions.register_executor(request), give_up=self._is_ending)
         with self._identity:
@@ -111,7 +127,7 @@ class RegisteredExecutor(ABC):
             if incarnation.lost or not incarnation.registered:
                 return
             incarnation.lost = True
-            self._incarnation = Incarnation()
+            self._incarnation = incarnation.next()
         logger.warning("%s %s was declared lost; it registers anew", self.kind, incarnation.executor)
         self.counters.add(lost=1)
         self.forget(incarnation)
@@ -127,14 +143,20 @@ class RegisteredExecutor(ABC):
         self.grace.shorten(GOOD_BYE_SECONDS)
         with self._identity:
             incarnation.registered = False  # a heartbeat under way that finds it gone means nothing
-        request = {"executor": incarnation.executor, "finished": incarnation.ledger.take_finished()}
+        counts = self._counted()
+        request = {
+            "executor": incarnation.executor,
+            "finished": incarnation.ledger.take_finished(),
+            "counters": without(counts, incarnation.counted_before),
+        }
         try:
             self._link.call(functions.deregister_executor(request))
+            incarnation.told = counts
         except (GaveUp, psycopg.Error) as error:
             # The sweep will find it.
             logger.warning("%s could not say good-bye: %s", self.kind, error)
         with self._identity:
-            self._incarnation = Incarnation()
+            self._incarnation = incarnation.next()
 
     # -- the loop's and the heartbeat's calls ---------------------------------------------------------------------
 
@@ -156,20 +178,23 @@ class RegisteredExecutor(ABC):
             raise
 
     def take(self, call: Call[T]) -> T:
-        """A call for work, or about waiting for it: once told to stop, no database that is away is worth waiting for.
+        """A call for work: once told to stop, no database that is away is worth waiting for.
 
         Raises:
             ExecutorLost: as ``call``.
             GaveUp: told to stop.
         """
-        return self.call(call, give_up=self._is_ending)
+        answer = self.call(call, give_up=self._is_ending)
+        self.progress.polled()
+        return answer
 
     def _is_ending(self) -> bool:
         return self.stop_requested or self.grace.begun
 
     def set_idle(self, idle: bool) -> None:
         """Commit the idle flag: whether a NOTIFY is worth sending."""
-        self.take(functions.set_executor_idle({"executor": self._incarnation.executor, "idle": idle}))
+        request = {"executor": self._incarnation.executor, "idle": idle}
+        self.call(functions.set_executor_idle(request), give_up=self._is_ending)
 
     def beat(self, link: Link) -> None:
         """Send one heartbeat over ``link`` and heed the answer; called on the heartbeat's thread.
@@ -184,13 +209,18 @@ class RegisteredExecutor(ABC):
         # Read before anything else: calls allotted later have higher numbers.
         next_call, held = incarnation.ledger.standing()
         expected, undo = self.expected_ms()
+        if self.works:
+            self.progress.worked()
+        counts = self._counted()
         request: dict[str, Any] = {
             "executor": incarnation.executor,
             "oldest_call_no": held[0] if held else next_call,
             "next_call_no": next_call,
             "held_calls": held,
             "idle": None,
-            "counters": self.counters.snapshot(),
+            "counters": without(counts, incarnation.counted_before),
+            "silence": self.progress.silence(),
+            "trouble": self.trouble,
         }
         if expected:
             request["expected_ms"] = expected
@@ -202,10 +232,43 @@ class RegisteredExecutor(ABC):
         except BaseException:
             undo()
             raise
+        incarnation.told = counts
         if answer["stop_requested"]:
             self.stop_requested = True
         if answer["steps_lost"]:
             self.steps_lost(answer["steps_lost"])
+        if answer.get("health") == "unhealthy" and self.progress.silent_seconds() > self.stall_seconds:
+            self.restart("the coordinator finds it unhealthy")
+
+    def look_after(self) -> None:
+        """See whether it has stalled by its own clock, whoever else may notice; called on the heartbeat's thread."""
+        if not self.works and self.progress.silent_seconds() > 2 * self.stall_seconds:
+            self.restart("it has stalled")
+            # Neither of a database that is away, nor of results that wait for it, is the thread to blame.
+            stuck = not self.busy and not self._link.in_call
+            if stuck and self.abandon is not None and self.progress.silent_seconds() > 4 * self.stall_seconds:
+                self.abandon()
+
+    def restart(self, why: str) -> None:
+        """Break off the call that its thread waits for, and let its loop end as soon as it comes round.
+
+        A loop that gets on after all, over another connection, need not end.
+        """
+        if not self.progress.is_unfit and self._incarnation.registered and not self._is_ending():
+            logger.warning(
+                "%s %s has asked its queues for nothing for %.0f s: %s; it starts anew",
+                *(self.kind, self._incarnation.executor, self.progress.silent_seconds(), why),
+            )
+            self.counters.add(restarts=1)
+            self.progress.is_unfit = True
+            self._link.break_off()
+            self.wake()
+
+    def _counted(self) -> dict[str, float]:
+        """All counts and durations, and how long it worked, in all its incarnations."""
+        counts: dict[str, float] = {**self.counters.snapshot(), **self.counters.durations()}
+        busy_ms = self.progress.busy_ms(self.works)
+        return {**counts, "busy_ms": busy_ms} if busy_ms else counts
 
     def expected_ms(self) -> tuple[Mapping[str, float], Callable[[], None]]:
         """Averages for the heartbeat to carry, and what to call if it could not be sent."""

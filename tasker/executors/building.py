@@ -8,6 +8,7 @@ from typing import Any
 
 from tasker.config.settings import Settings
 from tasker.database.connection import Database
+from tasker.executors.admission import AdmissionControl
 from tasker.executors.base import RegisteredExecutor
 from tasker.executors.delegation import StepSender
 from tasker.executors.executor import ExecutorKind
@@ -16,6 +17,7 @@ from tasker.executors.heartbeat import Heartbeat
 from tasker.executors.idle import IdleSchedule
 from tasker.executors.link import Link
 from tasker.executors.loop import DEFAULT_GRACE_SECONDS, ExecutorLoop, Slot, Subscribe, Subscription
+from tasker.executors.progress import stall_seconds
 from tasker.executors.step_enqueuer import StepEnqueuer
 from tasker.executors.step_events import EventSink
 from tasker.executors.step_executor import StepExecutor, StepLimits
@@ -26,6 +28,7 @@ from tasker.executors.task_request_processor import TaskRequestProcessor
 from tasker.executors.wake import Raised, WakePipe
 from tasker.handlers.registry import HandlerRegistry
 from tasker.hooks.completion import CompletionHooks
+from tasker.hooks.events import Publishing
 from tasker.messaging.listener import Listener
 from tasker.messaging.queues import channel_name
 from tasker.resilience.circuits import CircuitBreakers
@@ -68,6 +71,7 @@ class LoopBuilder:
         worker: str,
         grace_seconds: float | None = None,
         sink: EventSink | None = None,
+        requested: bool = False,
     ) -> ExecutorLoop:
         """A loop over one executor of each of ``kinds``. Nothing is opened or registered before it runs."""
         seconds = DEFAULT_GRACE_SECONDS if grace_seconds is None else grace_seconds
@@ -92,6 +96,9 @@ class LoopBuilder:
                 executors.append(
                     self._orchestration(kind, worker=worker, link=shared_link, grace=grace, make_link=link)
                 )
+        for executor in executors:
+            executor.stall_seconds = stall_seconds(self.settings, executor.kind)
+            executor.requested = requested
         orchestration = self.settings.orchestration
         heartbeat = Heartbeat(
             executors,
@@ -114,7 +121,8 @@ class LoopBuilder:
     def _slot(self, executor: RegisteredExecutor) -> Slot:
         pool = self.settings.executor_pools[executor.kind]
         schedule = IdleSchedule(pool.polling_interval_ms / 1000, pool.max_polling_interval_ms / 1000)
-        return Slot(executor, batch_size=pool.batch_size, schedule=schedule)
+        threshold = pool.circuit_breaker_threshold if pool.circuit_breaker_enabled else None
+        return Slot(executor, batch_size=pool.batch_size, schedule=schedule, failure_threshold=threshold)
 
     def _subscribe(self) -> Subscribe | None:
         listener = self.listener
@@ -136,6 +144,7 @@ class LoopBuilder:
             worker=worker,
             handlers=self.handlers,
             circuit=self.circuits.get("database"),
+            circuits=self.circuits,
             stop=stop,
             grace=grace,
             limits=StepLimits(
@@ -174,13 +183,20 @@ class LoopBuilder:
                 return TaskRequestProcessor(templates=self.templates, **reading, **shared)
             case ExecutorKind.TASK_CLAIMER:
                 seconds = orchestration.default_claim_timeout_seconds
-                return TaskClaimer(templates=self.templates, claim_timeout_seconds=seconds, **shared)
+                return TaskClaimer(
+                    templates=self.templates,
+                    claim_timeout_seconds=seconds,
+                    admission=AdmissionControl(self.settings),
+                    **shared,
+                )
             case ExecutorKind.STEP_ENQUEUER:
                 return StepEnqueuer(**shared)
             case ExecutorKind.STEP_RESULT_PROCESSOR:
                 return StepResultProcessor(
                     templates=self.templates,
                     revoke=self.revoke,
+                    circuits=self.circuits,
+                    handlers=self.handlers,
                     max_result_bytes=self.settings.system.max_result_bytes,
                     **reading,
                     **shared,
@@ -188,6 +204,7 @@ class LoopBuilder:
             case ExecutorKind.TASK_FINALIZER:
                 return TaskFinalizer(
                     hooks=self.hooks,
+                    publishing=lambda count: Publishing(self.handlers, self.settings.system.max_result_bytes, count),
                     claim_timeout_seconds=orchestration.finalization_claim_timeout_seconds,
                     keeper_link=lambda: make_link("claim keeper"),
                     **shared,

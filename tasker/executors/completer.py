@@ -76,6 +76,7 @@ class Completer:
 
     def submit(self, outcome: Outcome, *, flush_follows: bool = False) -> None:
         """Take over ``outcome``. With ``flush_follows`` the caller flushes at once, so no other thread need wake up."""
+        self._reporting.circuits.ended(outcome)
         with self._state:
             self._gathered.append(outcome)
             if len(self._gathered) == 1:
@@ -86,6 +87,7 @@ class Completer:
     def give_back(self, steps: Sequence[HeldStep]) -> None:
         """Take over steps that did not start: they are released without spending their attempt."""
         if steps:
+            self._reporting.circuits.unused(steps)
             with self._state:
                 self._returned.extend(steps)
                 self._wake()
@@ -199,6 +201,7 @@ class Completer:
                 self._wake()
             self._in_flight += len(outcomes)
         try:
+            self._reporting.circuits.tell(outcomes)
             limit, budget_ms = self._allowance()
             submit(self._link, self._reporting, outcomes, sent, continue_limit=limit, budget_ms=budget_ms)
             # Before they stop to count as in flight: what is pending must be seen in one place or the other.

@@ -107,6 +107,7 @@ class Heartbeat:
                 except (psycopg.Error, TaskerError):
                     # Not hearing from an executor once or twice is not a loss; the next one may pass.
                     logger.exception("a heartbeat failed")
+                executor.look_after()
 
     def _wait(self) -> bool:
         """Wait for the next round; false when there is none."""

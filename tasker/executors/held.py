@@ -39,8 +39,8 @@ class HeldStep:
 
     __slots__ = (
         "attempt", "call_no", "cancelled", "chain_hops", "chain_started", "claimed_at", "deadline", "fence",
-        "incarnation", "interrupt", "losses", "map_index", "phase", "position", "results", "results_paged",
-        "started_at", "step_uuid", "task", "task_uuid", "template",
+        "incarnation", "interrupt", "losses", "map_index", "phase", "position", "probe", "results", "results_paged",
+        "started_at", "step_uuid", "task", "task_uuid", "template", "uses", "waited_seconds",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,7 @@ class HeldStep:
         results: Mapping[str, Any],
         now: float,
         chain: tuple[int, float],
+        probe: str | None = None,
     ) -> None:
         self.incarnation = incarnation
         self.call_no = call_no
@@ -65,6 +66,8 @@ class HeldStep:
         self.attempt: int = claimed["attempt"]
         self.losses: int = claimed["losses"]
         self.results_paged: bool = claimed["results_paged"]
+        # How long it could have run before it was claimed; unknown of what ran before.
+        self.waited_seconds: float | None = claimed.get("waited_seconds")
         self.template = template
         self.task = task
         self.results = results
@@ -77,6 +80,10 @@ class HeldStep:
         self.cancelled: str | None = None
         # Set by the runner while the handler can be interrupted.
         self.interrupt: Callable[[], None] | None = None
+        # The half-open circuit that this step was let through to try, until that is used; and what its handler did
+        # about circuits. Both are the business of StepCircuits.
+        self.probe = probe
+        self.uses: Any = None
 
     def key(self) -> StepKey:
         """The step as requests name it."""

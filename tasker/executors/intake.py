@@ -51,6 +51,7 @@ class Intake:
         now = time.monotonic()
         fresh = (0, now)
         tasks, results = answer["tasks"], answer["results"]
+        probes = answer.get("probes") or {}
         seen: set[str] = set()
         steps = []
         with self._lock:
@@ -73,6 +74,7 @@ class Intake:
                         results=parents,
                         now=now,
                         chain=fresh if chains is None else chains.get(task_uuid, fresh),
+                        probe=probes.get(step["step_uuid"]),
                     )
                 )
         return steps

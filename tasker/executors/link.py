@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -92,6 +94,9 @@ class Link:
         self._patience = patience
         self._hurried = False
         self._silent = False  # whether the last call found nobody who answers
+        self.in_call = False
+        """Whether its owner waits for an answer, or for a connection."""
+
         self._lock = threading.Lock()  # owns the members below, never held during a call
         self._connection: TimedConnection[Any] | None = None
         self._clock_offset = database.clock_offset
@@ -124,8 +129,20 @@ class Link:
             TaskerError: refused by the SQL core.
             psycopg.Error: refused by PostgreSQL.
         """
-        give_up = give_up or self._give_up
+        self.in_call = True
+        try:
+            return self._call(call, lock_timeout_ms, statement_timeout_ms, transient, give_up or self._give_up)
+        finally:
+            self.in_call = False
 
+    def _call(
+        self,
+        call: Call[T],
+        lock_timeout_ms: int | None,
+        statement_timeout_ms: int | None,
+        transient: bool,
+        give_up: Callable[[], bool],
+    ) -> T:
         def attempt() -> T:
             if self._at_present() <= 0 or (self._silent and give_up()):
                 raise GaveUp(f"{self._name}: there is no time for another call")
@@ -162,6 +179,18 @@ class Link:
     def hurry(self) -> None:
         """Wait ``HURRIED_SECONDS`` for an answer at most, also the one that is waited for now. From any thread."""
         self._hurried = True
+
+    def break_off(self) -> None:
+        """Have the call that is waited for fail as if the network had: it is repeated over another connection.
+
+        From any thread, unlike ``drop``, which must not free what another one uses.
+        """
+        with self._lock:
+            connection = self._connection
+            if connection is None or connection.closed:
+                return
+            with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as end:
+                end.shutdown(socket.SHUT_RDWR)
 
     def drop(self) -> None:
         """Close the connection; the next call opens another."""

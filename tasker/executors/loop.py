@@ -31,6 +31,9 @@ LIFETIME_JITTER = 0.1
 BUSY_SECONDS = 0.1
 """An executor that has worked for so long without a break tells others that it needs no NOTIFY."""
 
+CIRCUIT_OPEN_SECONDS = 30.0
+"""How long an executor is left alone whose circuit opened; then one drain tries."""
+
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 DEFAULT_GRACE_SECONDS = 30.0
@@ -55,9 +58,17 @@ class Slot:
         executor: the executor.
         batch_size: limit of each drain.
         schedule: when to look again after nothing was found.
+        failure_threshold: drains in a row that fail and open its circuit; ``None``: it has none.
     """
 
-    def __init__(self, executor: RegisteredExecutor, *, batch_size: int, schedule: IdleSchedule) -> None:
+    def __init__(
+        self,
+        executor: RegisteredExecutor,
+        *,
+        batch_size: int,
+        schedule: IdleSchedule,
+        failure_threshold: int | None = None,
+    ) -> None:
         self.executor = executor
         self.batch_size = batch_size
         self.schedule = schedule
@@ -66,11 +77,30 @@ class Slot:
         self.busy_since: float | None = None
         self.incarnation = executor.incarnation
         self.failures = 0
+        self._failure_threshold = failure_threshold
         self._poked = False
 
     def poke(self) -> None:
         """Have it drained as soon as the loop comes round; from any thread."""
         self._poked = True
+
+    def failed(self, now: float) -> None:
+        """A drain failed: try again later, ever later, and once its circuit is open after a fixed time."""
+        pause = min(FIRST_PAUSE_SECONDS * 2**self.failures, LONGEST_PAUSE_SECONDS)
+        self.failures += 1
+        self.executor.trouble = "drains fail"
+        if self._failure_threshold is not None and self.failures >= self._failure_threshold:
+            if self.failures == self._failure_threshold:
+                logger.warning("%s: its circuit opens after %d failures", self.executor.kind, self.failures)
+                self.executor.counters.add(circuit_opened=1)
+            pause = CIRCUIT_OPEN_SECONDS
+            self.executor.trouble = "circuit open"
+        self.due_at = now + pause
+
+    def succeeded(self) -> None:
+        """A drain did not fail."""
+        self.failures = 0
+        self.executor.trouble = None
 
     def take_due(self, now: float) -> bool:
         """Whether it is its turn."""
@@ -252,6 +282,8 @@ class ExecutorLoop:
                     self._turn(slot, statistics)
                     if self._stop.is_set():
                         return "stopped"
+            if any(slot.executor.progress.is_unfit for slot in slots):
+                return "unhealthy"
             timeout = min(slot.due_at for slot in slots) - time.monotonic()
             if ends_at is not None:
                 timeout = min(timeout, ends_at - time.monotonic())
@@ -268,11 +300,9 @@ class ExecutorLoop:
         taken = self._drain(slot, statistics)
         now = time.monotonic()
         if taken is None:
-            pause = min(FIRST_PAUSE_SECONDS * 2**slot.failures, LONGEST_PAUSE_SECONDS)
-            slot.failures += 1
-            slot.due_at = now + pause
+            slot.failed(now)
             return
-        slot.failures = 0
+        slot.succeeded()
         if slot.executor.incarnation is not slot.incarnation:
             slot.incarnation, slot.idle_flag = slot.executor.incarnation, False
         if taken:
@@ -292,6 +322,9 @@ class ExecutorLoop:
         """What a drain took; ``None`` if it failed, which is logged and tried again later unless ``raising``."""
         kind = slot.executor.kind.value
         statistics.drains[kind] = statistics.drains.get(kind, 0) + 1
+        progress = slot.executor.progress
+        progress.began()
+        taken = 0
         try:
             taken = slot.executor.drain(slot.batch_size)
         except GaveUp:
@@ -305,6 +338,8 @@ class ExecutorLoop:
             statistics.errors += 1
             logger.exception("%s: a drain failed; it is tried again", kind)
             return None
+        finally:
+            progress.ended(taken)
         statistics.taken[kind] = statistics.taken.get(kind, 0) + taken
         return taken
 

@@ -46,6 +46,12 @@ class OrchestrationExecutor(RegisteredExecutor):
         """The name under which it claims."""
         return self.incarnation.executor
 
+    @property
+    def works(self) -> bool:
+        """Whether a drain goes on that found something, and is not far beyond its deadline."""
+        seconds = self.progress.drain_seconds
+        return super().works and seconds is not None and seconds < 2 * self._processing_timeout_ms / 1000
+
     def deadline(self) -> float:
         """When a drain that begins now has to be over, by ``time.monotonic()``."""
         return time.monotonic() + self._processing_timeout_ms / 1000

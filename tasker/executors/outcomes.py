@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from tasker.errors import CircuitOpen
 from tasker.executors.held import HeldStep
 from tasker.handlers.failures import Failure, classify
 
@@ -41,9 +42,14 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """``complete``, ``error`` or ``delegated``."""
+        """``complete``, ``error``, ``delegated`` or ``parked``."""
         status: str = self.body["status"]
         return status
+
+    @property
+    def is_timeout(self) -> bool:
+        """Whether the attempt took too long."""
+        return self.status == "error" and bool(self.body["error"].get("timeout"))
 
     def may_continue(self, now: float) -> bool:
         """Whether the steps that this one makes ready may stay here."""
@@ -63,8 +69,15 @@ def failed(step: HeldStep, failure: Failure) -> Outcome:
 
 
 def raised(step: HeldStep, error: BaseException) -> Outcome:
-    """As ``failed``, from the exception itself."""
+    """As ``failed``, from the exception itself; a shared circuit that is open parks the step instead."""
+    if isinstance(error, CircuitOpen) and error.circuit is not None:
+        return parked(step, error.circuit)
     return failed(step, classify(error))
+
+
+def parked(step: HeldStep, circuit: str) -> Outcome:
+    """The system that the step needs is left alone for now: it waits for the circuit, and its attempt is not spent."""
+    return Outcome(step, "parked", circuit=circuit)
 
 
 def cancelled_itself(step: HeldStep) -> Outcome:

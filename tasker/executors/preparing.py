@@ -10,6 +10,7 @@ from tasker.encoding import encode
 from tasker.executors import outcomes
 from tasker.executors.held import HeldStep
 from tasker.executors.outcomes import Outcome
+from tasker.executors.step_circuits import StepCircuits
 from tasker.handlers.context import StepContext
 from tasker.handlers.registry import HandlerRegistry
 from tasker.handlers.resolved import ResolvedHandler
@@ -20,11 +21,13 @@ class Preparer:
 
     Args:
         handlers: finds the code.
+        circuits: guard the systems that steps need.
         max_result_bytes: the largest result allowed, as JSON.
     """
 
-    def __init__(self, handlers: HandlerRegistry, max_result_bytes: int) -> None:
+    def __init__(self, handlers: HandlerRegistry, circuits: StepCircuits, max_result_bytes: int) -> None:
         self._handlers = handlers
+        self._circuits = circuits
         self._max_result_bytes = max_result_bytes
 
     def handler(self, step: HeldStep) -> ResolvedHandler:
@@ -63,6 +66,8 @@ class Preparer:
             max_attempts=template.max_attempts,
             deadline=None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds),
             correlation_id=task["correlation_id"],
+            system_dependency=template.system_dependency,
+            circuits=self._circuits.attempt(step),
             cancellation=functools.partial(_reason_to_stop, step),
         )
 

@@ -13,7 +13,14 @@ from tasker.database import functions, schedules
 from tasker.database.calls import Call
 from tasker.database.connection import is_connection_lost
 from tasker.database.schedules import DueSchedule
-from tasker.errors import ContextInvalid, InvalidRequest, PayloadTooLarge, UnknownTemplate, ValueNotStorable
+from tasker.errors import (
+    Backpressure,
+    ContextInvalid,
+    InvalidRequest,
+    PayloadTooLarge,
+    UnknownTemplate,
+    ValueNotStorable,
+)
 from tasker.executors.link import sqlstate_of
 from tasker.workflows.slots import Plan, Timing
 
@@ -27,7 +34,7 @@ FIRING_SECONDS = 1.0
 RETRY_SECONDS = 60.0
 """Until a slot is tried again whose task cannot be made."""
 
-_ITS_OWN_FAULT = (ContextInvalid, InvalidRequest, PayloadTooLarge, UnknownTemplate, ValueNotStorable)
+_ITS_OWN_FAULT = (Backpressure, ContextInvalid, InvalidRequest, PayloadTooLarge, UnknownTemplate, ValueNotStorable)
 
 _PASSING = ("40001", "40P01", "55P03")
 """Serialization, deadlock, a lock that was not to be had."""

@@ -12,7 +12,7 @@ class LoopStatistics:
 
     Attributes:
         ended: why: ``stopped``, ``yielded``, ``lifetime``, ``requested`` (each executor was asked to stop),
-            ``idle`` or ``drained`` (the worker hosts none at present).
+            ``idle``, ``unhealthy`` (one had stalled) or ``drained`` (the worker hosts none at present).
         seconds: how long it ran.
         drains: calls of ``drain``, by kind.
         taken: items of work taken, by kind.

@@ -15,6 +15,7 @@ from tasker.errors import ExecutorLost
 from tasker.executors.base import RegisteredExecutor
 from tasker.executors.completer import Completer
 from tasker.executors.delegation import Delegation, StepSender
+from tasker.executors.domain_events import StepDomainEvents
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.grace import GracePeriod
 from tasker.executors.held import HeldSteps
@@ -25,13 +26,15 @@ from tasker.executors.notifier import Notifier
 from tasker.executors.outcomes import Outcome
 from tasker.executors.preparing import Preparer
 from tasker.executors.set_aside import SetAside
+from tasker.executors.step_circuits import StepCircuits
 from tasker.executors.step_events import EventSink, NoSink, StepEvents
 from tasker.executors.step_runner import StepRunner
 from tasker.executors.submission import Reporting
 from tasker.executors.wake import Raised
 from tasker.executors.watchdog import Watchdog, end_running
 from tasker.handlers.registry import HandlerRegistry
-from tasker.resilience.circuits import Circuit
+from tasker.hooks.events import Publishing
+from tasker.resilience.circuits import Circuit, CircuitBreakers
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +82,7 @@ class StepExecutor(RegisteredExecutor):
         worker: who hosts it.
         handlers: finds the code of steps.
         circuit: guards connecting to the database.
+        circuits: guard the systems that steps need; of its own, in memory, when ``None``.
         stop: the stop signal of this process.
         grace: how long it may go on after that.
         limits: how much it takes.
@@ -94,6 +98,7 @@ class StepExecutor(RegisteredExecutor):
         worker: str,
         handlers: HandlerRegistry,
         circuit: Circuit,
+        circuits: CircuitBreakers | None = None,
         stop: Raised,
         grace: GracePeriod,
         limits: StepLimits,
@@ -112,9 +117,11 @@ class StepExecutor(RegisteredExecutor):
 
         super().__init__(ExecutorKind.STEP_EXECUTOR, queues, worker=worker, link=link("claim"), grace=grace)
         self._limits = limits
-        self._preparer = Preparer(handlers, limits.max_result_bytes)
+        self._circuits = StepCircuits(circuits or CircuitBreakers(), self.counters)
+        self._preparer = Preparer(handlers, self._circuits, limits.max_result_bytes)
         self._held = HeldSteps()
         self._intake = Intake()
+        self._domain_events = StepDomainEvents(Publishing(handlers, limits.max_result_bytes, self.counters.add))
         self._events = StepEvents(NoSink() if sink is None else sink, self.counters)
         # Written by the loop's thread and, when messages were sent to our own queues, by the completer's.
         self._dry_until = 0.0
@@ -130,6 +137,8 @@ class StepExecutor(RegisteredExecutor):
             notifier=Notifier(),
             counters=self.counters,
             events=self._events,
+            circuits=self._circuits,
+            domain_events=self._domain_events,
             lost=self.lost,
             queued=self._queued,
         )
@@ -156,6 +165,8 @@ class StepExecutor(RegisteredExecutor):
             self._preparer,
             self._held,
             self._completer,
+            self._circuits,
+            prepare=self._domain_events.prepare,
             ask=self.call,
             attend=functools.partial(self._watchdog.attend, soon=True),
             beat_soon=self._beat_soon,
@@ -174,6 +185,11 @@ class StepExecutor(RegisteredExecutor):
     def holds(self) -> int:
         """How many steps it holds."""
         return self._held.count
+
+    @property
+    def works(self) -> bool:
+        """Whether it holds steps: one whose time is over is settled, even if its handler still blocks the thread."""
+        return self._held.count > 0
 
     def start(self) -> None:
         """Register, and start watching."""
@@ -230,6 +246,7 @@ class StepExecutor(RegisteredExecutor):
             incarnation.ledger.failed(call_no, finished)
             raise
         steps = self._intake.take(answer, incarnation, call_no)
+        self._circuits.learn(answer, now, steps)
         incarnation.ledger.answered(call_no, len(steps))
         self._dry_until = now + DRY_SECONDS if answer["queue_empty"] else 0.0
         self._look_from = {} if answer["queue_empty"] else {q: m for q, m in answer["found_from"].items() if m}
@@ -300,6 +317,7 @@ class StepExecutor(RegisteredExecutor):
     def forget(self, incarnation: Incarnation) -> None:
         """Drop what was held under a lost incarnation: others run it by now."""
         for step in self._held.drop(incarnation, "the executor was declared lost"):
+            self._circuits.unused([step])
             self._runner.stop_if_async(step)
 
     def steps_lost(self, steps: list[dict[str, Any]]) -> None:
@@ -309,6 +327,7 @@ class StepExecutor(RegisteredExecutor):
             for step in steps
         }
         gone = self._held.cancel(reasons)
+        self._circuits.unused(gone)
         for step in gone:
             step.incarnation.ledger.settled(step.call_no)
             self._runner.stop_if_async(step)
@@ -345,4 +364,5 @@ class StepExecutor(RegisteredExecutor):
         self._runner.close()
         self._watchdog.close()
         self._completer.close()
+        self._domain_events.close()
         super().close()

@@ -12,15 +12,17 @@ from typing import Any, Protocol, TypeVar
 
 from tasker.database import functions
 from tasker.database.calls import Call
+from tasker.database.figures import STEP_BOUNDS, WAIT_BOUNDS
 from tasker.errors import ExecutorLost
 from tasker.executors import outcomes
 from tasker.executors.async_runner import AsyncRunner
 from tasker.executors.averages import DurationAverages
-from tasker.executors.counters import Counters
+from tasker.executors.counters import STEP_DURATION, STEP_HANDOFF, STEP_QUEUE_WAIT, Counters
 from tasker.executors.held import HeldStep, HeldSteps
 from tasker.executors.interrupts import HandlerInterrupted, Interrupter
 from tasker.executors.outcomes import Outcome
 from tasker.executors.preparing import Preparer
+from tasker.executors.step_circuits import StepCircuits
 from tasker.executors.watchdog import LOOK_SECONDS, interrupt
 from tasker.handlers.context import StepContext
 from tasker.handlers.resolved import ResolvedHandler
@@ -59,6 +61,8 @@ class StepRunner:
         preparer: finds handlers and makes their contexts.
         held: says who may speak for a step.
         way_back: takes the outcomes.
+        circuits: say which steps have to wait for their system.
+        prepare: adds to an outcome what its step publishes.
         ask: makes calls to the database.
         attend: tells the watchdog of a near deadline.
         beat_soon: asks for an early heartbeat.
@@ -71,7 +75,9 @@ class StepRunner:
         preparer: Preparer,
         held: HeldSteps,
         way_back: WayBack,
+        circuits: StepCircuits,
         *,
+        prepare: Callable[[Outcome], None],
         ask: Ask,
         attend: Callable[[], None],
         beat_soon: Callable[[], None],
@@ -81,6 +87,8 @@ class StepRunner:
         self._preparer = preparer
         self._held = held
         self._way_back = way_back
+        self._circuits = circuits
+        self._prepare = prepare
         self._ask = ask
         self._attend = attend
         self._beat_soon = beat_soon
@@ -109,7 +117,12 @@ class StepRunner:
             GaveUp: no database before the executor had to stop.
             KeyboardInterrupt: and the like, raised by a signal; the step has been given back.
         """
+        self._observe_start(step)
         template = step.template
+        circuit = self._circuits.closed_to(step)
+        if circuit is not None:
+            self._finish(step, outcomes.parked(step, circuit))
+            return
         if template.delegated:
             self._finish(step, outcomes.delegated(step))
             return
@@ -149,6 +162,7 @@ class StepRunner:
         try:
             result = self._interrupter.run(functools.partial(handler.invoke, context), functools.partial(_expose, step))
         except HandlerInterrupted:
+            self._observe_run(step, begun)
             return  # whoever interrupted it has spoken for the step
         except Exception as error:
             outcome = outcomes.raised(step, error)
@@ -162,6 +176,7 @@ class StepRunner:
         else:
             self._record(step, (time.perf_counter() - begun) * 1000)
             outcome = self._preparer.outcome(step, result)
+        self._observe_run(step, begun)
         self._finish(step, outcome)
 
     async def _attempt(self, handler: ResolvedHandler, context: StepContext[Any], step: HeldStep) -> None:
@@ -177,12 +192,15 @@ class StepRunner:
             # Side by side with others, it occupies the executor for its share of the time only.
             self._record(step, (time.perf_counter() - begun) * 1000 / self._concurrency)
             outcome = self._preparer.outcome(step, result)
+        self._observe_run(step, begun)
+        self._prepare(outcome)
         if self._held.settle(step):
             self._way_back.submit(outcome)
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
     def _finish(self, step: HeldStep, outcome: Outcome) -> None:
+        self._prepare(outcome)
         if self._held.settle(step):
             # The last of a batch is followed by a flush on this thread.
             self._way_back.submit(outcome, flush_follows=self._held.ready == 0)
@@ -196,6 +214,19 @@ class StepRunner:
             template.expected_ms = average
         if worth_a_heartbeat:
             self._beat_soon()
+
+    def _observe_start(self, step: HeldStep) -> None:
+        """How long it took from when the step could run, if it was never tried before."""
+        if step.waited_seconds is None:
+            return
+        namespace = step.template.namespace
+        if not step.chain_hops:
+            self._counters.observe(STEP_QUEUE_WAIT, namespace, step.waited_seconds, WAIT_BOUNDS)
+        until_now = step.waited_seconds + (time.monotonic() - step.claimed_at)
+        self._counters.observe(STEP_HANDOFF, namespace, until_now, WAIT_BOUNDS)
+
+    def _observe_run(self, step: HeldStep, begun: float) -> None:
+        self._counters.observe(STEP_DURATION, step.template.namespace, time.perf_counter() - begun, STEP_BOUNDS)
 
     def _may_start(self, step: HeldStep) -> bool:
         """Commit the start mark of a step that must not run twice; refused means: do not run it.

@@ -10,13 +10,15 @@ from typing import Any
 
 from tasker.database import functions
 from tasker.errors import CallRefused, ExecutorLost, InvalidRequest, PayloadTooLarge, ValueNotStorable
-from tasker.executors.counters import Counters
+from tasker.executors.counters import STALE_RESULTS, Counters
+from tasker.executors.domain_events import StepDomainEvents
 from tasker.executors.held import HeldStep, HeldSteps
 from tasker.executors.incarnation import Incarnation
 from tasker.executors.intake import Chain, Intake
 from tasker.executors.link import Link, sqlstate_of
 from tasker.executors.notifier import Notifier
 from tasker.executors.outcomes import RESULT_NOT_STORABLE, Outcome, refused
+from tasker.executors.step_circuits import StepCircuits
 from tasker.executors.step_events import StepEvents
 from tasker.messaging.queues import channel_name
 
@@ -46,6 +48,8 @@ class Reporting:
         notifier: takes the channels to notify.
         counters: of the executor.
         events: of its steps.
+        circuits: of the systems that its steps need.
+        domain_events: of its steps.
         lost: called with an incarnation that the database says is lost.
         queued: called with the queues that got messages and have an idle consumer.
     """
@@ -57,6 +61,8 @@ class Reporting:
     notifier: Notifier
     counters: Counters
     events: StepEvents
+    circuits: StepCircuits
+    domain_events: StepDomainEvents
     lost: Callable[[Incarnation], None]
     queued: Callable[[Sequence[str]], None]
 
@@ -141,6 +147,7 @@ def _submit(
         "wait": lock_timeout_ms is not None,
         "max_claim_bytes": reporting.max_claim_bytes,
     }
+    asked_at = time.monotonic()
     try:
         answer = link.call(
             functions.complete_steps(request), lock_timeout_ms=lock_timeout_ms, transient=lock_timeout_ms is None
@@ -168,7 +175,7 @@ def _submit(
         for half in (outcomes[:middle], outcomes[middle:]):
             _submit(link, reporting, half, sent, continue_limit // 2, budget_ms / 2, lock_timeout_ms)
         return
-    _heed(reporting, incarnation, call_no, outcomes, answer, chains, sent)
+    _heed(reporting, incarnation, call_no, outcomes, answer, chains, sent, asked_at)
 
 
 def _replace(outcome: Outcome, error: Exception) -> None:
@@ -192,17 +199,19 @@ def _heed(
     answer: dict[str, Any],
     chains: dict[str, Chain],
     sent: Sent,
+    asked_at: float,
 ) -> None:
     """Take in the steps that were handed back, then settle what the outcomes were about."""
     continued = reporting.intake.take(answer, incarnation, call_no, chains)
     incarnation.ledger.answered(call_no, len(continued))
+    reporting.circuits.learn(answer, asked_at, continued)
     if continued:
         reporting.events.received(continued)
         reporting.held.add(continued)
         sent.continued += len(continued)
 
     settled: dict[int, int] = {}
-    done = failures = stale = 0
+    done = failures = stale = parked = 0
     for outcome, reply in zip(outcomes, answer["outcomes"], strict=True):
         verdict = reply["answer"]
         step = outcome.step
@@ -213,14 +222,18 @@ def _heed(
         settled[step.call_no] = settled.get(step.call_no, 0) + 1
         if verdict == "stale":
             stale += 1
+            reporting.counters.add(**{f"{STALE_RESULTS}|{reply.get('reason')}": 1})
             logger.info("step %s: outcome refused, %s", step.template.label, reply.get("reason"))
             continue
         reporting.events.ended(outcome, reply.get("state"))
+        reporting.domain_events.ended(outcome, reply.get("state"))
         match outcome.status:
             case "complete":
                 done += 1
             case "error":
                 failures += 1
+            case "parked":
+                parked += 1
             case _:
                 sent.delegated.append(step)
     for number, steps in settled.items():
@@ -229,6 +242,7 @@ def _heed(
     reporting.counters.add(
         completed=done,
         failed=failures,
+        parked=parked,
         stale=stale,
         busy=len(sent.busy),
         continued=len(continued),

@@ -6,6 +6,7 @@ from typing import Any
 
 from tasker.database import functions
 from tasker.errors import ContextInvalid
+from tasker.executors.admission import AdmissionControl
 from tasker.executors.executor import ExecutorKind
 from tasker.executors.orchestration import OrchestrationExecutor
 from tasker.executors.schedules import FIRING_SECONDS, fire_due_schedules
@@ -24,17 +25,27 @@ class TaskClaimer(OrchestrationExecutor):
     Args:
         templates: know the input schemas.
         claim_timeout_seconds: after this, somebody else may take over what was claimed.
+        admission: measures how much there is to do.
         shared: as for every orchestration executor.
     """
 
-    def __init__(self, *, templates: TemplateRegistry, claim_timeout_seconds: float, **shared: Any) -> None:
+    def __init__(
+        self,
+        *,
+        templates: TemplateRegistry,
+        claim_timeout_seconds: float,
+        admission: AdmissionControl,
+        **shared: Any,
+    ) -> None:
         super().__init__(ExecutorKind.TASK_CLAIMER, (ADMISSION,), **shared)
         self._templates = templates
         self._claim_timeout_seconds = claim_timeout_seconds
+        self._admission = admission
 
     def drain(self, limit: int) -> int:
         """Admit at most ``limit`` tasks, or end them where their context does not fit, and fire schedules; how many."""
         self.start()
+        next_measure_seconds = self._admission.measure(self.take)
         request = {"processor": self.processor, "limit": limit, "timeout_seconds": self._claim_timeout_seconds}
         answer = self.take(functions.claim_ready_tasks(request))
         tasks: list[dict[str, Any]] = answer["tasks"]
@@ -46,7 +57,7 @@ class TaskClaimer(OrchestrationExecutor):
             self.counters.add(schedules=fired)
             if not fired:
                 next_schedule_seconds = HELD_SECONDS
-        self.next_due_seconds = _sooner(answer["next_due_seconds"], next_schedule_seconds)
+        self.next_due_seconds = _sooner(answer["next_due_seconds"], next_schedule_seconds, next_measure_seconds)
         return len(tasks) + fired
 
     def _admit(self, tasks: list[dict[str, Any]]) -> None:
@@ -81,5 +92,5 @@ class TaskClaimer(OrchestrationExecutor):
         return admitted, rejected
 
 
-def _sooner(one: float | None, other: float | None) -> float | None:
-    return min((seconds for seconds in (one, other) if seconds is not None), default=None)
+def _sooner(*times: float | None) -> float | None:
+    return min((seconds for seconds in times if seconds is not None), default=None)

@@ -10,6 +10,7 @@ import psycopg
 from tasker.database import functions, work
 from tasker.database.work import Message, Unreadable
 from tasker.errors import (
+    Backpressure,
     ContextInvalid,
     ExecutorLost,
     PayloadTooLarge,
@@ -100,6 +101,11 @@ class TaskRequestProcessor(OrchestrationExecutor):
                 raise
             if len(entries) == 1:
                 msg_id = entries[0]["msg_id"]
+                if isinstance(error, Backpressure):
+                    # Not the request's fault: it stays on its queue, and has not been read.
+                    self._process([{"msg_id": msg_id, "again_seconds": error.retry_after_seconds}])
+                    self.counters.add(put_off=1)
+                    return
                 logger.info("request %s is refused: %s", msg_id, error)
                 self._process([_rejected(msg_id, _reason(error), str(error))])
                 return

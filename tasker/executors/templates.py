@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tasker.handlers.resolved import ResolvedHandler
+from tasker.hooks.completion import events_of
 
 MAX_NAMED = 256
 """Versions named in each claim, so that they are not sent again."""
@@ -21,8 +22,9 @@ class StepTemplate:
     """One step of one version, as the hot path needs it."""
 
     __slots__ = (
-        "delegated", "expected_ms", "handler", "key", "max_attempts", "name", "namespace", "parents", "resolved",
-        "result_schema", "retryable", "settings", "task_name", "timeout_seconds", "version",
+        "delegated", "events", "expected_ms", "handler", "key", "label", "max_attempts", "name", "namespace", "parents",
+        "resolved", "result_schema", "retryable", "settings", "system_dependency", "task_name", "timeout_seconds",
+        "version",
     )  # fmt: skip
 
     def __init__(self, named_task_id: int, task: Mapping[str, Any], step: Mapping[str, Any]) -> None:
@@ -31,11 +33,14 @@ class StepTemplate:
         self.task_name: str = task["name"]
         self.version: str = task["version"]
         self.name: str = step["name"]
+        # ``namespace.task.step``, for logs and monitors.
+        self.label = f"{self.namespace}.{self.task_name}.{self.name}"
         self.retryable: bool = step["retryable"]
         self.max_attempts: int = step["max_attempts"]
         self.timeout_seconds: float | None = step["timeout_seconds"]
         self.delegated: bool = step["delegated"]
         self.expected_ms: float | None = step["expected_ms"]
+        self.system_dependency: str | None = step.get("system_dependency")
         names = [other["name"] for other in task["steps"]]
         # (position as the key of a JSON object, name): how results by position become results by name.
         self.parents: tuple[tuple[str, str], ...] = tuple(
@@ -43,14 +48,10 @@ class StepTemplate:
         )
         self.handler: Mapping[str, Any] = step["handler"]
         self.settings: Mapping[str, Any] = MappingProxyType(step["handler"].get("initialization") or {})
+        self.events = events_of(step.get("publishes_events"))
         self.result_schema: dict[str, Any] | None = step["result_schema"]
         # The handler, once the step has run here.
         self.resolved: ResolvedHandler | None = None
-
-    @property
-    def label(self) -> str:
-        """``namespace.task.step``, for the log."""
-        return f"{self.namespace}.{self.task_name}.{self.name}"
 
 
 class KnownTemplates:

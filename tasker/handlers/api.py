@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from tasker.errors import ConfigurationError, PermanentError, RetryableError
+from tasker.handlers.circuit import StepCircuit, Unguarded
 from tasker.handlers.context import StepContext
 from tasker.handlers.step_handler import StepHandler
 
@@ -69,10 +71,15 @@ def check_response(response: R, *, what: str = "the request", now: datetime | No
         return response
     body = response.text.strip()
     message = f"{what} was answered with status {status}" + (f": {body[:MAX_TEXT_SHOWN]}" if body else "")
-    if status >= 500 or status in RETRYABLE_4XX:
+    if is_outage(response):
         delay = retry_after_seconds(response.headers.get("retry-after"), now=now)
         raise RetryableError(message, code=f"http_{status}", retry_after_seconds=delay)
     raise PermanentError(message, code=f"http_{status}")
+
+
+def is_outage(response: Response) -> bool:
+    """Whether an answer says that the server cannot serve now: 5xx, 408, 425 and 429."""
+    return response.status_code >= 500 or response.status_code in RETRYABLE_4XX
 
 
 def retry_after_seconds(header: str | None, *, now: datetime | None = None) -> float | None:
@@ -104,6 +111,10 @@ class ApiStepHandler(StepHandler):
     request times out after ``request_timeout_seconds``, or earlier when the attempt does. Requests with effects carry
     an ``Idempotency-Key``: the step's uuid, the same in every attempt, so that a server that knows the header does the
     work once.
+
+    Requests go through the circuit of the step's ``system_dependency``, or of the host where it has none: answers that
+    are retryable (``check_response``) and requests without an answer are failures of that system, all other answers
+    show that it works.
 
     The step's settings may give ``base_url``, ``headers`` and ``request_timeout_seconds``.
     """
@@ -137,24 +148,33 @@ class ApiStepHandler(StepHandler):
         Raises:
             RetryableError: no answer, or one that allows another attempt.
             PermanentError: any other answer, or a request that cannot be made.
+            CircuitOpen: the system has failed again and again, and is not called for now; let it pass.
         """
         httpx = _httpx()
         url, options = self._options(ctx, method, url, options)
-        try:
-            response = self._sync_client().request(method, url, **options)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _failed(error, method, url) from error
-        return check_response(response, what=f"{method} {url}")
+        what = f"{method} {url}"
+        with self._circuit(ctx, url).guard():
+            try:
+                response = self._sync_client().request(method, url, **options)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise _failed(error, method, url) from error
+            if is_outage(response):
+                check_response(response, what=what)
+        return check_response(response, what=what)
 
     async def arequest(self, ctx: StepContext[Any], method: str, url: str, **options: Any) -> httpx.Response:
         """As ``request``, for ``async def call``."""
         httpx = _httpx()
         url, options = self._options(ctx, method, url, options)
-        try:
-            response = await self._async_client().request(method, url, **options)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _failed(error, method, url) from error
-        return check_response(response, what=f"{method} {url}")
+        what = f"{method} {url}"
+        async with self._circuit(ctx, url).guard():
+            try:
+                response = await self._async_client().request(method, url, **options)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise _failed(error, method, url) from error
+            if is_outage(response):
+                check_response(response, what=what)
+        return check_response(response, what=what)
 
     def close(self) -> None:
         """Close the connections of ``request``."""
@@ -190,6 +210,15 @@ class ApiStepHandler(StepHandler):
             timeout = max(0.001, min(timeout, remaining))
         return url, {"timeout": timeout, **options, "headers": headers}
 
+    def _circuit(self, ctx: StepContext[Any], url: str) -> StepCircuit:
+        """The step's circuit, or the host's; a host for which the settings allow none is called without."""
+        if ctx.system_dependency is not None:
+            circuit = ctx.circuits(ctx.system_dependency, False)
+        else:
+            host = _host(url)
+            circuit = ctx.circuits(host, False) if host else None
+        return Unguarded() if circuit is None else circuit
+
     def _sync_client(self) -> httpx.Client:
         with self._lock:
             if self._client is None:
@@ -213,6 +242,14 @@ def _httpx() -> Any:
             hint='install it where the workers run: pip install "tasker-celery[http]"',
         ) from error
     return httpx
+
+
+def _host(url: str) -> str:
+    """Host and port of ``url``; empty where it has none."""
+    try:
+        return urlsplit(url).netloc.rpartition("@")[2].lower()
+    except ValueError:
+        return ""
 
 
 def _failed(error: Exception, method: str, url: str) -> Exception:

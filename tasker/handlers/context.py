@@ -10,7 +10,8 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
-from tasker.errors import StepCancelled
+from tasker.errors import PermanentError, StepCancelled
+from tasker.handlers.circuit import StepCircuit, Unguarded
 
 ContextT = TypeVar("ContextT", default=Any)
 
@@ -18,6 +19,10 @@ ContextT = TypeVar("ContextT", default=Any)
 def never_cancelled() -> str | None:
     """The answer of a context that nobody can cancel, as in a user's unit test."""
     return None
+
+
+def _unguarded(_name: str, _needed: bool) -> StepCircuit:
+    return Unguarded()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +47,9 @@ class StepContext(Generic[ContextT]):
         max_attempts: how many attempts there can be, the first included.
         deadline: when this attempt times out; ``None`` without a timeout.
         correlation_id: what the creator of the task gave to find it by.
+        system_dependency: name of the external system that the step needs, which is also that of its circuit.
         cancellation: asked by ``check_cancelled``; returns why the step shall stop, or ``None``.
+        circuits: finds what ``circuit`` returns; without an executor nothing is guarded.
     """
 
     context: ContextT
@@ -58,7 +65,9 @@ class StepContext(Generic[ContextT]):
     max_attempts: int = 1
     deadline: datetime | None = None
     correlation_id: str | None = None
+    system_dependency: str | None = None
     cancellation: Callable[[], str | None] = field(default=never_cancelled, repr=False, compare=False)
+    circuits: Callable[[str, bool], StepCircuit | None] = field(default=_unguarded, repr=False, compare=False)
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -73,6 +82,30 @@ class StepContext(Generic[ContextT]):
                 "correlation_id": self.correlation_id,
             },
         )
+
+    def circuit(self, name: str | None = None) -> StepCircuit:
+        """The circuit of an external system, shared by all workers.
+
+        Calls go through ``with ctx.circuit("bank").guard():`` (also ``async with``), ``.call(function, ...)`` or
+        ``await .acall(function, ...)``. Errors count as failures of the system, except permanent ones; enough of them
+        open the circuit. While it is open, entering raises ``CircuitOpen``: let that pass, and the step waits until the
+        system is back, without having spent an attempt.
+
+        Args:
+            name: of the system, at most 200 characters; the step's ``system_dependency`` when ``None``.
+
+        Raises:
+            PermanentError: no name is given, and the step has no ``system_dependency``.
+            ConfigurationError: the settings allow no such circuit.
+        """
+        name = self.system_dependency if name is None else name
+        if name is None:
+            raise PermanentError(
+                "ctx.circuit() needs the name of a system, or a step with a system_dependency", code="no_circuit"
+            )
+        circuit = self.circuits(name, True)
+        assert circuit is not None, "asked for as needed"
+        return circuit
 
     def remaining_seconds(self) -> float | None:
         """Seconds until this attempt times out, never negative; ``None`` without a timeout."""

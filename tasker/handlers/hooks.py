@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
+from tasker.errors import HandlerNotFound
+from tasker.handlers.environment import substitute
 from tasker.handlers.registry import HandlerRegistry
 
 HOOK_OF_STATE: Mapping[str, str] = {"complete": "on_complete", "error": "on_error"}
@@ -29,6 +31,7 @@ class TaskOutcome:
         results: results of its steps, by name, where they have one.
         errors: errors of its failed steps, by name: ``message``, ``type`` and more.
         tags: as given at creation.
+        settings: for a template's ``task_handler``, its ``initialization``.
         correlation_id: as given at creation.
         finished_at: when the last step ended.
     """
@@ -45,6 +48,7 @@ class TaskOutcome:
     tags: tuple[str, ...] = ()
     correlation_id: str | None = None
     finished_at: datetime | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,18 @@ class CompletionHook:
         name: ``module:function``, by which the hook's runs are told apart.
         is_async: whether ``invoke`` returns an awaitable.
         function: the hook itself.
+        settings: what it finds in ``outcome.settings``.
     """
 
     name: str
     is_async: bool
     function: Callable[[TaskOutcome], Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def invoke(self, outcome: TaskOutcome) -> Awaitable[Any] | None:
         """Call the hook; what it returns is not used, what it raises is passed on."""
+        if self.settings:
+            outcome = replace(outcome, settings=substitute(self.settings))
         answer = self.function(outcome)
         return answer if self.is_async else None
 
@@ -94,8 +102,33 @@ def hooks_for(
         return ()
     document = template if isinstance(template, Mapping) else template.document
     names = (document.get("hooks") or {}).get(kind) or ()
-    return tuple(_hook(name, handlers.find(name)) for name in names)
+    hooks = [_hook(name, handlers.find(name)) for name in names]
+    handler = document.get("task_handler")
+    if handler is not None and "::" not in handler["callable"]:
+        methods = task_handler_methods(handler["callable"], handlers)
+        if kind in methods:
+            hooks.append(_hook(f"{handler['callable']}.{kind}", methods[kind], handler.get("initialization") or {}))
+    return tuple(hooks)
 
 
-def _hook(name: str, function: Callable[[TaskOutcome], Any]) -> CompletionHook:
-    return CompletionHook(name, inspect.iscoroutinefunction(function), function)
+def task_handler_methods(name: str, handlers: HandlerRegistry) -> dict[str, Callable[[TaskOutcome], Any]]:
+    """Those of ``on_complete`` and ``on_error`` that a template's ``task_handler`` has.
+
+    Raises:
+        HandlerNotFound: it is not to be found in this process, or has neither.
+    """
+    found = handlers.find_object(name)
+    methods = {kind: method for kind in HOOK_OF_STATE.values() if callable(method := getattr(found, kind, None))}
+    if not methods:
+        raise HandlerNotFound(
+            f"task_handler {name!r} has neither of the methods on_complete and on_error",
+            hint="name a class or an object that has one of them, with one parameter, the TaskOutcome",
+            field="task_handler.callable",
+        )
+    return methods
+
+
+def _hook(
+    name: str, function: Callable[[TaskOutcome], Any], settings: Mapping[str, Any] | None = None
+) -> CompletionHook:
+    return CompletionHook(name, inspect.iscoroutinefunction(function), function, settings or {})

@@ -169,6 +169,23 @@ class HandlerRegistry:
             field="handler.callable",
         )
 
+    def find_object(self, name: str) -> Any:
+        """As ``find``, and an instance where that is a class.
+
+        Raises:
+            HandlerNotFound: there is none, or the class cannot be made without arguments.
+        """
+        found = self.find(name)
+        return _instance(name, found) if isinstance(found, type) else found
+
+    def import_all(self) -> None:
+        """Import every listed module with its submodules, so that what they declare is known; once.
+
+        Raises:
+            HandlerNotFound: one of them cannot be imported.
+        """
+        self._import_all()
+
     # -- steps of the search ----------------------------------------------------------------------------------
 
     def _resolve(self, name: str, method: str | None) -> ResolvedHandler:

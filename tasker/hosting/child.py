@@ -1,8 +1,9 @@
-"""``python -m tasker.hosting.child PARENT …``: ``celery …`` as a child that ends, in order, when its parent dies."""
+"""``python -m tasker.hosting.child PARENT MODULE:FUNCTION …``: a program that ends, in order, when its parent dies."""
 
 from __future__ import annotations
 
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -35,14 +36,12 @@ def _watch(parent: int) -> None:
 
 
 def main() -> None:
-    """Run Celery with what follows the parent's process id."""
-    parent = int(sys.argv.pop(1))
+    """Run the program that is named, with what follows as its arguments."""
+    parent, entry = int(sys.argv.pop(1)), sys.argv.pop(1)
     end_with(parent)
     # Said once by whoever runs Celery by hand; a program of several workers need not repeat it for each.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
-    from celery.bin.celery import main as celery
-
-    sys.exit(celery())
+    sys.exit(pkgutil.resolve_name(entry)())
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ class WorkerHost:
     Args:
         hostname: Celery's name of the worker.
         pool: ``prefork``, ``threads`` or ``solo``.
-        slots: how many slots the worker was asked for, the spare ones not counted.
         executor_slots: how many of its slots executors may take.
-        spare_slots: slots added for ordinary tasks.
+        spare_slots: how many they leave to ordinary tasks.
         roles: what the slots host.
         every_queue_but: of a worker started without ``-Q``: the queues that are not its own, while all others are,
             those of new namespaces too; ``None`` for one started with ``-Q``.
@@ -32,7 +31,6 @@ class WorkerHost:
 
     hostname: str
     pool: str
-    slots: int
     executor_slots: int
     spare_slots: int = 0
     roles: tuple[Role, ...] = ()
@@ -62,16 +60,24 @@ class WorkerHost:
     main_loop: Callable[[], Collection[int]] = tuple
     """The descriptors that the worker's main loop reads. In a solo pool the executor yields when one is readable."""
 
+    namespaces: tuple[str, ...] = ()
+    """The namespaces there were at the last heartbeat."""
+
     pid: int = field(default_factory=os.getpid)
 
     def is_leaving(self) -> bool:
         """Whether nothing is left to do but to say good-bye."""
         return self.pool_ended
 
-    def resize(self, by: int) -> None:
-        """The pool has so many slots more, or less: executors take them, or leave them."""
-        self.slots = max(1, self.slots + by)
-        self.executor_slots = max(1, self.executor_slots + by)
+    def resize(self, size: int, spare: int) -> None:
+        """The pool has so many slots: executors take all but ``spare`` of them, and one at least."""
+        self.executor_slots = max(1, size - spare)
+        self.spare_slots = size - self.executor_slots
+
+    def leave_out(self, queue: str) -> None:
+        """Somebody had the worker cancel the consumer of this queue: it is not its own any more."""
+        if self.every_queue_but is not None:
+            self.every_queue_but |= {queue}
 
     def also_consumed(self, queues: Iterable[str]) -> set[str]:
         """Those of ``queues`` that a worker without ``-Q`` consumes beside what Celery's settings name."""

@@ -21,23 +21,26 @@ from tasker.database import coordination
 from tasker.database.calls import run
 from tasker.database.connection import Database
 from tasker.errors import TaskerError
-from tasker.hosting import remote  # noqa: F401  (registers its commands)
+from tasker.hosting import remote  # registers its commands
 from tasker.hosting.callbacks import CallbackReceiver
 from tasker.hosting.delegation import CelerySteps, StepApp
 from tasker.hosting.event_publisher import EventPublisher
 from tasker.hosting.host import WorkerHost, add_host, find_host
-from tasker.hosting.pools import FIT, PREFORK, SOLO, add_slots, pool_of, refuse_unfit, size_of, slots_of
+from tasker.hosting.messages import WITHOUT_TIME_LIMITS
+from tasker.hosting.pools import FIT, PREFORK, SOLO, add_slots, pool_of, refuse_unfit, slots_of
 from tasker.hosting.process import ProcessCore
 from tasker.hosting.quiet import quieten_solo
 from tasker.hosting.registration import Registration
 from tasker.hosting.resident import RUN_EXECUTORS, ResidentExecutors
 from tasker.hosting.roles import ORCHESTRATION_QUEUE, Role, roles_of
 from tasker.hosting.side_connection import SideConnection
+from tasker.hosting.sizing import WorkerSize
 from tasker.hosting.steps import HostExecutors, StopExecutors, hosting_step
 from tasker.hosting.tasks import Tasks
 from tasker.messaging.client import PgmqClient
 from tasker.messaging.queues import STEP_RESULTS
 from tasker.resilience.answer_timeout import hurry_no_more, hurry_when
+from tasker.resilience.circuits import CircuitBreakers
 
 if TYPE_CHECKING:
     from tasker.client.tasker import Tasker
@@ -86,24 +89,33 @@ class Hosting:
 
     def coordinator(self) -> Coordinator:
         """A coordinator that asks workers of this app for executors."""
-        return Coordinator(self.process.get(), request_executors=self.request_executors)
+        return Coordinator(
+            self.process.get(), request_executors=self.request_executors, resize_worker=self.resize_worker
+        )
 
     def request_executors(self, kind: str, namespaces: Sequence[str], *, queue: str, expires_seconds: float) -> None:
         """Ask the workers that consume ``queue`` for one more executor."""
-        self.app.send_task(RUN_EXECUTORS, (kind, list(namespaces)), queue=queue, expires=expires_seconds)
+        self.app.send_task(
+            RUN_EXECUTORS, (kind, list(namespaces)), queue=queue, expires=expires_seconds, **WITHOUT_TIME_LIMITS
+        )
+
+    def resize_worker(self, hostname: str, executors: int) -> None:
+        """Tell a worker how many executors it shall host by itself; it keeps to its bounds, and answers nobody."""
+        self.app.control.broadcast(remote.SCALE, arguments={"executors": executors}, destination=[hostname])
 
     def post(self, outcome: Mapping[str, Any]) -> None:
         """Send the outcome of a delegated step to those who process it.
 
         Raises:
-            psycopg.OperationalError: the database cannot be reached.
+            psycopg.OperationalError, CircuitOpen: the database cannot be reached.
         """
         if self._side is not None and self._side.is_ours and self._settings is not None:
             # A child was killed, and its parent says so: no core of its own, whose threads a fork would leave behind.
             PgmqClient(self._side, self._settings.pgmq).send(STEP_RESULTS, dict(outcome))
         else:
             core = self.process.get()
-            PgmqClient(core.database, core.settings.pgmq).send(STEP_RESULTS, dict(outcome))
+            circuit = core.circuits.get("pgmq")
+            PgmqClient(core.database, core.settings.pgmq, circuit).send(STEP_RESULTS, dict(outcome))
 
     # -- a worker's life ------------------------------------------------------------------------------------------
 
@@ -118,12 +130,14 @@ class Hosting:
             TaskerError: settings, schema or pool do not allow it.
         """
         _put_working_directory_on_path()
+        # An annotation of all tasks means ordinary ones: executors tell their slots by it that they ended.
+        self.app.tasks[RUN_EXECUTORS].acks_late = True
         queues = worker.app.amqp.queues
         options = self._options.pop(worker, {"queues": queues._consume_from})
         settings, namespaces = self._look()
         pool = pool_of(worker)
         slots = slots_of(worker, pool)
-        host = WorkerHost(worker.hostname, pool, slots, executor_slots=slots)
+        host = WorkerHost(worker.hostname, pool, executor_slots=slots)
         ends = settings.orchestration.operational_state
         host.graceful_seconds = ends.graceful_shutdown_timeout_seconds
         host.emergency_seconds = ends.emergency_shutdown_timeout_seconds
@@ -138,7 +152,7 @@ class Hosting:
             host.spare_slots = add_slots(worker, pool, settings.orchestration.spare_slots)
         elif pool != SOLO:
             # Should one of its queues turn out to be a namespace's, its executors leave the spare slots free.
-            host.executor_slots = max(1, host.slots - settings.orchestration.spare_slots)
+            host.resize(slots, settings.orchestration.spare_slots)
         if pool == SOLO:
             quieten_solo()
         add_host(host)
@@ -157,19 +171,32 @@ class Hosting:
         self._publishers[host.hostname] = step.publisher
         queues = self.app.amqp.queues
 
-        size = size_of(consumer.controller, host.pool)
+        def adapt() -> None:
+            self._adapt(host, settings, consumer, residents, host.namespaces)
+
+        orchestration = settings.orchestration
+        sizing = step.sizing = WorkerSize(
+            host, consumer, most=orchestration.max_worker_slots, spare=orchestration.spare_slots, adapt=adapt
+        )
+        cancel = consumer.cancel_task_queue
+
+        def cancel_task_queue(queue: str) -> None:
+            host.leave_out(queue)
+            cancel(queue)
+
+        consumer.cancel_task_queue = cancel_task_queue
 
         def on_namespaces(namespaces: Sequence[str]) -> None:
-            nonlocal size
-            before, size = size, size_of(consumer.controller, host.pool)
-            host.resize(size - before)
-            self._adapt(host, settings, consumer, residents, namespaces)
+            sizing.follow()
+            host.namespaces = tuple(namespaces)
+            adapt()
 
         registration = self._registrations[host.hostname] = Registration(
             host,
             self._side_connection(settings),
             period_seconds=settings.orchestration.health_check_interval_seconds,
             queues=lambda: sorted(queues.consume_from),
+            size=sizing,
             on_namespaces=on_namespaces,
         )
         registration.start()
@@ -200,9 +227,10 @@ class Hosting:
     def _receive(self, host: WorkerHost, settings: Settings) -> None:
         """Read the callbacks of tasks that were sent through another app."""
         source = self._side_connection(settings)
+        circuit = CircuitBreakers.from_settings(settings.circuit_breakers).get("pgmq")
 
         def post(outcome: Mapping[str, Any]) -> None:
-            PgmqClient(source, settings.pgmq).send(STEP_RESULTS, dict(outcome))
+            PgmqClient(source, settings.pgmq, circuit).send(STEP_RESULTS, dict(outcome))
 
         self.steps.target  # noqa: B018  (made here, not by a thread that a fork might catch at it)
         receiver = self._receivers[host.hostname] = CallbackReceiver(

@@ -9,8 +9,14 @@ from celery import Celery
 from kombu.message import Message
 from kombu.serialization import dumps
 
+LOCAL = "tasker.local"
+"""Routing key of such messages."""
+
 NO_TIME_LIMIT_SECONDS = 10 * 365 * 86400
 """Instead of the worker's time limits, which mean its ordinary tasks: a message can override them, not lift them."""
+
+WITHOUT_TIME_LIMITS = {"time_limit": NO_TIME_LIMIT_SECONDS, "soft_time_limit": NO_TIME_LIMIT_SECONDS}
+"""Celery's options of such a message."""
 
 
 def local_message(app: Celery, task_name: str, args: tuple[Any, ...]) -> Message:
@@ -24,8 +30,7 @@ def local_message(app: Celery, task_name: str, args: tuple[Any, ...]) -> Message
         task_name,
         args,
         ignore_result=True,
-        time_limit=NO_TIME_LIMIT_SECONDS,
-        soft_time_limit=None,
+        **WITHOUT_TIME_LIMITS,
     )
     content_type, content_encoding, encoded = dumps(body, "json")
     return Message(
@@ -34,6 +39,6 @@ def local_message(app: Celery, task_name: str, args: tuple[Any, ...]) -> Message
         content_encoding=content_encoding,
         headers=headers,
         properties=properties,
-        delivery_info={"exchange": "", "routing_key": "tasker.local", "redelivered": False},
+        delivery_info={"exchange": "", "routing_key": LOCAL, "redelivered": False},
         accept={"application/json"},
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery import concurrency
+from celery.worker import state
 
 from tasker.errors import ConfigurationError
 
@@ -78,13 +81,11 @@ def slots_of(worker: Any, pool: str) -> int:
     return int(worker.concurrency)
 
 
-def size_of(worker: Any, pool: str) -> int:
-    """How many slots a running worker's pool has, spare ones included; of an autoscaling one, the fewest it has.
+def size_of(worker: Any) -> int:
+    """How many slots a worker's running prefork pool has, spare ones included; of an autoscaling one, the fewest.
 
     Remote control changes it: ``pool_grow``, ``pool_shrink``, ``autoscale``.
     """
-    if pool != PREFORK:
-        return 0
     return int(worker.pool.num_processes if worker.autoscaler is None else worker.autoscaler.min_concurrency)
 
 
@@ -99,6 +100,72 @@ def add_slots(worker: Any, pool: str, count: int) -> int:
         most, fewest = autoscale
         worker.options["autoscale"] = (most + count, max(1, fewest) + count)
     return count
+
+
+def stop_between_tasks(pool: Any, stop: Callable[[], None]) -> Callable[[], None]:
+    """Have a pool of threads stopped when no task is being handed to it; returns what stops it, instead of ``stop``.
+
+    Celery stops the pool in the signal handler of a cold shutdown. If that interrupts the handing over of a task, both
+    want the same lock, and the worker would wait for itself for ever.
+    """
+    apply, applying, asked = pool.on_apply, 0, False
+
+    def on_apply(*arguments: Any, **options: Any) -> Any:
+        nonlocal applying, asked
+        applying = threading.get_ident()
+        try:
+            return apply(*arguments, **options)
+        finally:
+            applying = 0
+            if asked:
+                asked = False
+                stop()
+
+    def stop_pool() -> None:
+        nonlocal asked
+        if applying == threading.get_ident():
+            asked = True
+        else:
+            stop()
+
+    pool.on_apply = on_apply
+    return stop_pool
+
+
+def spare_handed_over(pool: Any, requests: Callable[[], Iterable[Any]]) -> Callable[[], None]:
+    """What flushes a prefork pool, instead of its own ``flush``, and leaves alone some tasks that it has handed over.
+
+    When the worker stops or loses its broker, Celery forgets tasks that no process has said to have begun, as the
+    broker will deliver them again. Those that a process has been given run all the same. Then it waits for half a
+    minute for a word that their end was heard of, and nobody fills the slot of a local one.
+
+    Args:
+        pool: the pool, started.
+        requests: gives the requests to be left alone.
+    """
+    flush = pool.flush
+
+    def flush_others() -> None:
+        begun = [(request, job) for request in requests() if (job := _handed_over(request)) is not None]
+        for _, job in begun:
+            job._accepted = True
+        try:
+            flush()
+        finally:
+            for request, job in begun:
+                job._accepted = False
+                state.task_reserved(request)
+
+    return flush_others
+
+
+def _handed_over(request: Any) -> Any:
+    """The pool's job of a request that was, at least in part, written to a process that has not begun it."""
+    reference = request._apply_result
+    job = None if reference is None else reference()
+    if job is None or job._accepted or job._write_to is None or job.ready():
+        return None
+    return job
 
 
 def _autoscale(worker: Any) -> tuple[int, int] | None:

@@ -11,15 +11,19 @@ import psycopg
 
 from tasker.database import coordination, functions
 from tasker.database.calls import Call, run
+from tasker.database.operational import judge_operational_state
 from tasker.executors.wake import wait_readable
 from tasker.hosting.host import WorkerHost
 from tasker.hosting.side_connection import SideConnection
+from tasker.hosting.sizing import WorkerSize
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 STATEMENT_TIMEOUT_MS = 3000
+LATE_BEATS = 3
+"""A worker that has missed so many of its heartbeats is not there."""
 
 
 class Registration:
@@ -30,6 +34,7 @@ class Registration:
         connection: this thread's.
         period_seconds: between two heartbeats.
         queues: the Celery queues consumed at present.
+        size: what it can host.
         on_namespaces: called with the namespaces there are, after each heartbeat.
     """
 
@@ -40,13 +45,16 @@ class Registration:
         *,
         period_seconds: float,
         queues: Callable[[], Sequence[str]],
+        size: WorkerSize,
         on_namespaces: Callable[[Sequence[str]], None],
     ) -> None:
         self._host = host
         self._connection = connection
         self._period = period_seconds
         self._queues = queues
+        self._size = size
         self._on_namespaces = on_namespaces
+        self._told = False
         self._thread = threading.Thread(target=self._run, name="tasker-registration", daemon=True)
 
     def start(self) -> None:
@@ -54,13 +62,20 @@ class Registration:
         self._thread.start()
 
     def end(self, timeout_seconds: float = 5) -> None:
-        """After the worker stopped: wait until its row is gone."""
+        """After the worker stopped: wait until its row is gone, and say so if it was the last."""
         self._thread.join(timeout_seconds)
+        if not self._thread.is_alive():
+            self._leave()
+            self._connection.close()
 
     def _run(self) -> None:
         while True:
             try:
                 self._beat()
+                if not self._told:
+                    # Nobody ticks yet where all had stopped.
+                    self._call(judge_operational_state(within_seconds=LATE_BEATS * self._period))
+                    self._told = True
             except (psycopg.Error, OSError) as error:
                 self._connection.close()
                 logger.warning("Worker %s could not register: %s", self._host.hostname, error)
@@ -70,7 +85,15 @@ class Registration:
             self._call(coordination.deregister_worker(self._host.hostname, self._host.pid))
         except (psycopg.Error, OSError) as error:
             logger.info("Worker %s could not deregister: %s", self._host.hostname, error)
+        self._leave()
         self._connection.close()
+
+    def _leave(self) -> None:
+        """The system ends if nobody else is there: said when the worker begins to stop, and when all has ended."""
+        try:
+            self._call(judge_operational_state(within_seconds=LATE_BEATS * self._period, leaving=True))
+        except (psycopg.Error, OSError) as error:
+            logger.info("Worker %s could not say that it leaves: %s", self._host.hostname, error)
 
     def _beat(self) -> None:
         namespaces = self._call(
@@ -78,8 +101,9 @@ class Registration:
                 hostname=self._host.hostname,
                 pid=self._host.pid,
                 pool=self._host.pool,
-                concurrency=self._host.slots + self._host.spare_slots,
+                concurrency=self._host.executor_slots + self._host.spare_slots,
                 queues=self._queues(),
+                **self._size.capacity(),
             )
         )
         self._on_namespaces(namespaces)

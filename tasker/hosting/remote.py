@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
 from celery.worker import state as worker_state
 from celery.worker.control import control_command, inspect_command
 
@@ -16,7 +17,7 @@ from tasker.hosting.resident import RUN_EXECUTORS
 from tasker.hosting.steps import HostExecutors, hosting_step
 from tasker.hosting.tally import describe
 
-EXECUTORS, STATS, DRAIN = "tasker_executors", "tasker_stats", "tasker_drain"
+EXECUTORS, STATS, DRAIN, SCALE = "tasker_executors", "tasker_stats", "tasker_drain", "tasker_scale"
 
 _AGAIN = frozenset({"resume", "undo", "true", "yes", "1"})
 
@@ -28,6 +29,14 @@ def _again(word: object) -> bool:
     if str(word).lower() not in _AGAIN:
         raise ValueError(f"{word!r} is not understood; say resume, or nothing")
     return True
+
+
+def _typed(word: str) -> bool:
+    """The same on the command line of ``celery control``."""
+    try:
+        return _again(word)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @inspect_command(name=EXECUTORS)
@@ -76,7 +85,7 @@ def tasker_stats(state: Any) -> Any:
     events_lost = sum(slot.tally.counts["events_dropped"] for slot in residents.slots if slot.tally)
     return {
         "pool": host.pool,
-        "slots": host.slots,
+        "slots": host.executor_slots + host.spare_slots,
         "executor_slots": host.executor_slots,
         "spare_slots": host.spare_slots,
         "drained": host.yields.drained,
@@ -91,7 +100,7 @@ def tasker_stats(state: Any) -> Any:
     }
 
 
-@control_command(name=DRAIN, args=[("resume", _again)], signature="[resume]")
+@control_command(name=DRAIN, args=[("resume", _typed)], signature="[resume]")
 def tasker_drain(state: Any, resume: object = False) -> Any:
     """Have the worker's executors finish what they hold and start no others, or host executors again."""
     found = _found(state)
@@ -106,6 +115,18 @@ def tasker_drain(state: Any, resume: object = False) -> Any:
     if again:
         return {"ok": "hosts executors again" if hosting.residents.resume() else "was not drained"}
     return {"ok": "drains its executors" if hosting.residents.drain() else "is drained already"}
+
+
+@control_command(name=SCALE, args=[("executors", int)], signature="<executors>")
+def tasker_scale(state: Any, executors: int) -> Any:
+    """Have the worker host so many executors by itself, between what it was started with and what settings allow."""
+    found = _found(state)
+    if found is None:
+        return _no_host(state)
+    _, hosting = found
+    if hosting.sizing is None:
+        return {"error": f"worker {state.hostname} does not consume yet"}
+    return {"ok": f"hosts {hosting.sizing.set(int(executors))} executors"}
 
 
 def _found(state: Any) -> tuple[WorkerHost, HostExecutors] | None:

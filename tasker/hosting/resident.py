@@ -125,6 +125,10 @@ class ResidentExecutors:
         if call_later is not None:
             call_later(0, function)
 
+    def requests(self) -> list[Any]:
+        """Celery's requests of the executors that fill slots."""
+        return [slot.occupant.request for slot in self.slots if slot.occupant and slot.occupant.request]
+
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The slots, as they are now."""
@@ -162,8 +166,15 @@ class ResidentExecutors:
             slot.tally.assign(message.headers["id"])
         self.started += 1
         strategy = consumer.strategies[RUN_EXECUTORS]
+        # Limits of rates mean ordinary tasks: this one would run when its slot has long been filled by another.
+        consumer.task_buckets[RUN_EXECUTORS] = None
         # Without the consumer's callbacks autoscale would not see the load.
-        strategy(message, None, occupant, occupant, [occupant.bind, *consumer.on_task_message])
+        try:
+            strategy(message, None, occupant, occupant, [occupant.bind, *consumer.on_task_message])
+        except RuntimeError:
+            if not self._host.stop.is_set():
+                raise
+            return  # a signal's handler stopped the pool just now
         if occupant.request is None:  # revoked before it began
             occupant.failed = True
             slot.vacate(occupant)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,15 +25,23 @@ if TYPE_CHECKING:
     from tasker.core import OrchestrationCore
     from tasker.executors.loop import ExecutorLoop
 
+logger = logging.getLogger(__name__)
+
 SOLO_LIFETIME_SECONDS = 0.9
 """A solo pool's executor blocks the worker's main loop, which has heartbeats to send and timers to fire. It varies a
 little."""
 
+OVER = frozenset({"unhealthy", "requested"})
+"""Ends of a run after which its executors shall not run again, but others."""
+
+STUCK_EXIT_CODE = 75
 LEEWAY_SECONDS = LAST_WORDS_SECONDS + 2.0
 """How long after its time a pool process that was sent SIGTERM may take to report and give back what it held."""
 
 
-def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role, tally: Tally | None) -> dict[str, Any]:
+def run_executors(
+    core: OrchestrationCore, host: WorkerHost, role: Role, tally: Tally | None, *, requested: bool = False
+) -> dict[str, Any]:
     """Serve until the lifetime is over, the worker stops or is drained, or somebody else needs the slot.
 
     Args:
@@ -39,6 +49,7 @@ def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role, tally: 
         host: the worker.
         role: what to run.
         tally: where to count what is done; ``None``: nowhere.
+        requested: the coordinator asked for them, beyond what the worker hosts by itself.
 
     Returns:
         The loop's statistics.
@@ -51,6 +62,10 @@ def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role, tally: 
         stop, hurried = stack.enter_context(_stop_of(host))
         ticket = _yields_of(host, stack)
         loop = _build(core, host, role, stop, ticket)
+        for executor in loop.executors:
+            executor.requested = requested
+            if host.pool == PREFORK:
+                executor.abandon = _end_process
         loop.hurry_when(hurried, host.emergency_seconds)
         stack.callback(loop.close)
         if tally is not None:
@@ -58,7 +73,7 @@ def run_executors(core: OrchestrationCore, host: WorkerHost, role: Role, tally: 
         while True:
             statistics = loop.run(core.settings.orchestration.executor_lifetime_seconds)
             # Between two of the worker's connections to the broker nobody would start a successor.
-            if not host.detached.value or stop.is_set() or ticket.is_set():
+            if statistics.ended in OVER or not host.detached.value or stop.is_set() or ticket.is_set():
                 return statistics.as_dict()
 
 
@@ -136,7 +151,16 @@ def _run_solo(core: OrchestrationCore, host: WorkerHost, role: Role, tally: Tall
     if tally is not None:
         tally.follow(kept.loop)
     kept.main_loop.watch(host.main_loop())
-    return kept.loop.run(SOLO_LIFETIME_SECONDS).as_dict()
+    statistics = kept.loop.run(SOLO_LIFETIME_SECONDS)
+    if statistics.ended in OVER:
+        close_kept(host.hostname)
+    return statistics.as_dict()
+
+
+def _end_process() -> None:
+    """End this process of the pool, whose executor's thread does not come back: its worker starts another."""
+    logger.critical("an executor's thread does not come back; its process ends")
+    os._exit(STUCK_EXIT_CODE)
 
 
 def close_kept(hostname: str) -> None:

@@ -10,9 +10,10 @@ from celery import bootsteps
 
 from tasker.hosting.event_publisher import EventPublisher
 from tasker.hosting.host import find_host
-from tasker.hosting.pools import PREFORK, SOLO
+from tasker.hosting.pools import PREFORK, SOLO, THREADS, spare_handed_over, stop_between_tasks
 from tasker.hosting.resident import CHECK_SECONDS, ResidentExecutors
 from tasker.hosting.run import close_kept
+from tasker.hosting.sizing import WorkerSize
 
 
 class StopExecutors(bootsteps.StartStopStep):
@@ -51,7 +52,7 @@ class StopExecutors(bootsteps.StartStopStep):
             stop()
             host.pool_ended = True
 
-        worker.pool.stop = stop_pool
+        worker.pool.stop = stop_between_tasks(worker.pool, stop_pool) if host.pool == THREADS else stop_pool
 
     def close(self, worker: Any) -> None:
         """Before the pool waits for its tasks."""
@@ -84,8 +85,11 @@ class HostExecutors(bootsteps.StartStopStep):
         super().__init__(consumer, **options)
         self._host = find_host(consumer.hostname)
         self._timer: Any = None
+        self._adopted = False
         self.residents: ResidentExecutors | None = None
         self.publisher: EventPublisher | None = None
+        self.sizing: WorkerSize | None = None
+        """What can be changed of its size, once it consumes."""
         if self._host is not None:
             self.residents = ResidentExecutors(self._host, consumer)
             if self._host.pool == PREFORK:
@@ -100,6 +104,11 @@ class HostExecutors(bootsteps.StartStopStep):
         """Tasks can be consumed. With an event loop, the pool cannot take any yet: see below."""
         assert self._host is not None
         self._host.detached.value = 0
+        if self._host.pool == PREFORK and not self._adopted:
+            # Celery makes this method of the pool when it starts.
+            self._adopted = True
+            assert self.residents is not None
+            consumer.pool.flush = spare_handed_over(consumer.pool, self.residents.requests)
         if consumer.hub is None:
             self._attach(consumer, consumer.timer)
 
@@ -138,6 +147,8 @@ class HostExecutors(bootsteps.StartStopStep):
             # Celery tells nobody that events are switched on or off.
             publisher.heed(consumer.event_dispatcher)
             residents.check()
+            if self.sizing is not None:
+                self.sizing.tend()
 
         publisher.heed(consumer.event_dispatcher)
         residents.attach(call_later)

@@ -1,4 +1,4 @@
-"""Several Celery processes as one: started together, restarted when they die, stopped together."""
+"""Several processes as one, most of them Celery's: started together, restarted when they die, stopped together."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ STEADY_SECONDS = 30.0
 
 LOOK_SECONDS = 0.1
 
+CELERY = "celery.bin.celery:main"
+
 
 @dataclass(frozen=True)
 class Program:
@@ -28,13 +30,15 @@ class Program:
 
     Attributes:
         name: what people call it.
-        arguments: what follows ``celery -A app`` on its command line.
+        arguments: what follows ``celery -A app`` on its command line; of another program, all arguments.
+        entry: what it runs, as ``module:function``.
         attempts: starts in a row after which it is given up; ``None``: never.
         stop_signal: what it is sent to end.
     """
 
     name: str
     arguments: tuple[str, ...]
+    entry: str = CELERY
     attempts: int | None = None
     stop_signal: signal.Signals = signal.SIGTERM
 
@@ -55,7 +59,7 @@ Said = Callable[[str, str], None]
 
 
 class Supervisor:
-    """Runs ``celery -A app …`` processes until it is stopped. All methods are called from one thread, but ``stop``.
+    """Runs processes until it is stopped. All methods are called from one thread, but ``stop``.
 
     Each process is in a session of its own, so that Ctrl-C in a terminal reaches this one alone, and ends when this one
     dies.
@@ -144,16 +148,10 @@ class Supervisor:
     def _start(self, running: _Running) -> None:
         running.starts += 1
         running.started_at = time.monotonic()
+        program = running.program
+        arguments = ("-A", self._app, *program.arguments) if program.entry == CELERY else program.arguments
         process = running.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tasker.hosting.child",
-                str(os.getpid()),
-                "-A",
-                self._app,
-                *running.program.arguments,
-            ],
+            [sys.executable, "-m", "tasker.hosting.child", str(os.getpid()), program.entry, *arguments],
             env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

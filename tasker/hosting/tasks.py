@@ -20,6 +20,7 @@ from tasker.hosting.delegation import (
     unexplained_message,
 )
 from tasker.hosting.host import find_host, host_of
+from tasker.hosting.messages import LOCAL
 from tasker.hosting.resident import RUN_EXECUTORS
 from tasker.hosting.roles import ORCHESTRATION_QUEUE, Role
 from tasker.hosting.run import run_executors
@@ -121,7 +122,8 @@ class Tasks:
         core = self._hosting.process.get()
         if any(kind != ExecutorKind.STEP_EXECUTOR for kind in role.kinds):
             watch_ticks(core, host, self.coordinator_tick)
-        return run_executors(core, host, role, host.board.find(request.id))
+        requested = (request.delivery_info or {}).get("routing_key") != LOCAL
+        return run_executors(core, host, role, host.board.find(request.id), requested=requested)
 
     def drain_executor(self, request: Any, kind: str) -> int:
         """Drain one orchestration kind until it finds nothing more; how many items there were."""

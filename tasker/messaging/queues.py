@@ -22,6 +22,9 @@ TASK_FINALIZATION = "task_finalization"
 
 FIXED_QUEUES = (TASK_REQUESTS, STEP_RESULTS, STEP_ENQUEUE, TASK_FINALIZATION)
 
+CIRCUITS_CHANNEL = "tasker_circuits"
+"""Channel on which processes hear that the circuit of an external system has changed."""
+
 MAX_NAMESPACE_LENGTH = 33
 CELERY_PREFIX = "celery_"
 

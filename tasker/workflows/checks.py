@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tasker.workflows import graph
 from tasker.workflows.celery_calls import check_call
-from tasker.workflows.model import StepTemplate, WorkflowTemplate
+from tasker.workflows.model import EventDeclaration, Lifecycle, StepTemplate, WorkflowTemplate
 from tasker.workflows.problems import Problem, did_you_mean
 from tasker.workflows.schemas import SchemaInvalid, compile_schema
 from tasker.workflows.yaml_source import Path_, Source
-
-NOT_YET = "is stored, but nothing acts on it yet"
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,8 @@ def check_template(template: WorkflowTemplate) -> Iterator[Problem]:
         yield from _cycles(template)
     if template.input_schema is not None:
         yield from _schema(template.source, template.input_schema, ("input_schema",))
+    yield from _events(template.source, template.domain_events, ("domain_events",))
+    yield from _task_handler(template)
     for index, step in enumerate(template.steps):
         yield from check_single_step(template.source, step, ("steps", index))
 
@@ -48,6 +48,7 @@ def check_single_step(source: Source, step: StepTemplate, path: Path_) -> Iterat
     if step.result_schema is not None:
         yield from _schema(source, step.result_schema, (*path, "result_schema"))
     yield from _handler(source, step, (*path, "handler"))
+    yield from _events(source, step.publishes_events, (*path, "publishes_events"))
 
 
 def check_limits(template: WorkflowTemplate, limits: Limits) -> Iterator[Problem]:
@@ -69,22 +70,27 @@ def check_limits(template: WorkflowTemplate, limits: Limits) -> Iterator[Problem
 
 
 def warnings_of(template: WorkflowTemplate) -> list[Problem]:
-    """Fields that the template uses and nothing acts on yet, and values that cannot mean what they say."""
+    """Values that cannot mean what they say."""
     source = template.source
-    found = [
-        source.problem(NOT_YET, (name,))
-        for name in ("task_handler", "domain_events", "lifecycle")
-        if getattr(template, name)
-    ]
+    found: list[Problem] = []
+    if template.task_handler is not None and not template.task_handler.is_ours:
+        found.append(source.problem("is of another language, so nothing calls it here", ("task_handler", "callable")))
+    for index, event in enumerate(template.domain_events):
+        if event.condition == "retryable_failure":
+            found.append(
+                source.problem(
+                    "never happens to a task as a whole: only its steps are tried again",
+                    ("domain_events", index, "condition"),
+                )
+            )
     if template.system_dependencies.secondary:
         found.append(
             source.problem("is stored for readers; only primary guards steps", ("system_dependencies", "secondary"))
         )
+    found += _lifecycle_warnings(source, template.lifecycle, ("lifecycle",))
     for index, step in enumerate(template.steps):
         path: Path_ = ("steps", index)
-        found += [
-            source.problem(NOT_YET, (*path, name)) for name in ("publishes_events", "lifecycle") if getattr(step, name)
-        ]
+        found += _lifecycle_warnings(source, step.lifecycle, (*path, "lifecycle"))
         retry = step.retry
         base, longest = retry.backoff_base_ms, retry.max_backoff_ms
         if base is not None and longest is not None and base > longest:
@@ -102,6 +108,46 @@ def warnings_of(template: WorkflowTemplate) -> list[Problem]:
                 )
             )
     return found
+
+
+def _lifecycle_warnings(source: Source, lifecycle: Lifecycle | None, path: Path_) -> list[Problem]:
+    if lifecycle is None or lifecycle.auto_dlq_on_timeout is not False:
+        return []
+    return [
+        source.problem(
+            "has no effect: every step that ends in error has a dead letter; to end none, say "
+            "staleness_action: manual_review",
+            (*path, "auto_dlq_on_timeout"),
+        )
+    ]
+
+
+def _events(source: Source, events: Sequence[EventDeclaration], path: Path_) -> Iterator[Problem]:
+    names: set[str] = set()
+    for index, event in enumerate(events):
+        at: Path_ = (*path, index)
+        if event.name in names:
+            yield source.problem("another event of the list has this name", (*at, "name"))
+        names.add(event.name)
+        if event.schema_ is not None:
+            yield from _schema(source, event.schema_, (*at, "schema"))
+        if event.publisher is not None:
+            if any(character.isspace() for character in event.publisher):
+                yield source.problem("must not contain spaces", (*at, "publisher"))
+            if event.publisher.startswith("celery:"):
+                yield source.problem("must name a function, not a Celery task", (*at, "publisher"))
+
+
+def _task_handler(template: WorkflowTemplate) -> Iterator[Problem]:
+    handler = template.task_handler
+    if handler is None:
+        return
+    if any(character.isspace() for character in handler.callable):
+        yield template.source.problem("must not contain spaces", ("task_handler", "callable"))
+    if handler.callable.startswith("celery:"):
+        yield template.source.problem(
+            "must name an object with on_complete or on_error, not a Celery task", ("task_handler", "callable")
+        )
 
 
 def _duplicate_names(template: WorkflowTemplate) -> Iterator[Problem]:

@@ -15,7 +15,9 @@ from typing_extensions import Unpack
 
 from tasker.workflows.celery_calls import CeleryOptions
 from tasker.workflows.code_places import callers_names, callers_place, place_of
+from tasker.workflows.concurrency import Concurrency
 from tasker.workflows.declared import StepDeclaration, callable_path, declarations_of, mark_step, remember
+from tasker.workflows.events import Event, documents
 from tasker.workflows.loading import build_template, check_step
 from tasker.workflows.model import IdentityStrategy, WorkflowTemplate
 from tasker.workflows.problems import InvalidTemplate, Problem, did_you_mean
@@ -73,6 +75,8 @@ class Workflow:
         metadata: Mapping[str, Any] | None = None,
         identity_strategy: IdentityStrategy | None = None,
         system_dependency: str | None = None,
+        concurrency: Concurrency | None = None,
+        publishes: Iterable[Event | str] = (),
         place: Place | None = None,
         file: str | None = None,
     ) -> None:
@@ -93,6 +97,8 @@ class Workflow:
             "identity_strategy": identity_strategy,
             "input_schema": schema,
             "system_dependencies": {"primary": system_dependency},
+            "concurrency": None if concurrency is None else concurrency.to_document(),
+            "domain_events": self._events(publishes, None, self._places.get(()), file),
         }
         # Checked with a step that is surely right, since the real ones are not here yet.
         stub = {"name": "step", "handler": {"callable": "module:function"}}
@@ -131,6 +137,7 @@ class Workflow:
         system_dependency: str | _Unset | None = UNSET,
         settings: Mapping[str, Any] | None = None,
         result_schema: Mapping[str, Any] | None = None,
+        publishes: Iterable[Event | str] = (),
         description: str | None = None,
     ) -> Callable[[F], F]: ...
 
@@ -147,6 +154,7 @@ class Workflow:
         system_dependency: str | _Unset | None = UNSET,
         settings: Mapping[str, Any] | None = None,
         result_schema: Mapping[str, Any] | None = None,
+        publishes: Iterable[Event | str] = (),
         description: str | None = None,
     ) -> Callable[..., Any]:
         """Declare a function as a step; it stays the plain function it is.
@@ -165,12 +173,13 @@ class Workflow:
                 workflow's.
             settings: what ``ctx.settings`` holds (the template's ``handler.initialization``).
             result_schema: JSON Schema of the result, instead of the return annotation.
+            publishes: domain events that tell what came of it.
             description: for readers.
 
         Raises:
             InvalidTemplate: the declaration is wrong; the message says file, line and step.
         """
-        needed = list(depends_on)
+        needed, events = list(depends_on), list(publishes)
 
         def declare(target: F) -> F:
             names = callers_names(inspect.currentframe(), __file__)
@@ -188,6 +197,7 @@ class Workflow:
                     **({} if isinstance(system_dependency, _Unset) else {"system_dependency": system_dependency}),
                 },
                 dict(settings or {}),
+                events,
             )
             return target
 
@@ -206,6 +216,7 @@ class Workflow:
         namespace: str | None = None,
         system_dependency: str | _Unset | None = UNSET,
         result_schema: Mapping[str, Any] | None = None,
+        publishes: Iterable[Event | str] = (),
         description: str | None = None,
         **options: Unpack[CeleryOptions],
     ) -> StepReference:
@@ -224,6 +235,7 @@ class Workflow:
             namespace: as for ``step``.
             system_dependency: as for ``step``.
             result_schema: as for ``step``.
+            publishes: as for ``step``.
             description: as for ``step``.
             options: how it is sent, by Celery's names.
 
@@ -247,6 +259,7 @@ class Workflow:
             "timeout_seconds": timeout_seconds,
             "namespace": namespace,
             "result_schema": None if result_schema is None else dict(result_schema),
+            "publishes_events": self._events(publishes, name, place, file),
             **({} if isinstance(system_dependency, _Unset) else {"system_dependency": system_dependency}),
         }
         self.add_step(step, place, file)
@@ -320,6 +333,7 @@ class Workflow:
         names: Mapping[str, Any],
         options: dict[str, Any],
         settings: dict[str, Any],
+        events: list[Event | str],
     ) -> None:
         place, file = place_of(target)
         step_name = str(name or getattr(target, "__name__", ""))
@@ -344,10 +358,20 @@ class Workflow:
                 options["result_schema"] = signature.returns.schema("serialization")
             except TypeUnusable as error:
                 raise self._wrong(f"the function returns {error}", place, file, step=step_name) from error
+        options["publishes_events"] = self._events(events, step_name, place, file)
         handler = {"callable": path, "initialization": settings}
         self.add_step({"name": step_name, **options, "handler": handler, "depends_on": depends_on}, place, file)
         remember(path, target)
         mark_step(target, StepDeclaration(self, step_name, signature))
+
+    def _events(
+        self, events: Iterable[Event | str], step: str | None, place: Place | None, file: str | None
+    ) -> list[Any] | None:
+        try:
+            return documents(events) or None
+        except ValueError as error:
+            field = "domain_events" if step is None else "publishes_events"
+            raise self._wrong(f"the publisher {error}", place, file, step=step, field=field) from error
 
     def _signature(self, target: Callable[..., Any], names: Mapping[str, Any]) -> HandlerSignature:
         if not isinstance(target, type):
@@ -409,6 +433,8 @@ def workflow(
     metadata: Mapping[str, Any] | None = None,
     identity_strategy: IdentityStrategy | None = None,
     system_dependency: str | None = None,
+    concurrency: Concurrency | None = None,
+    publishes: Iterable[Event | str] = (),
 ) -> Workflow:
     """Begin the declaration of a workflow.
 
@@ -422,6 +448,8 @@ def workflow(
         metadata: free data, kept and searchable, never interpreted.
         identity_strategy: when two tasks are the same; the settings decide when left out.
         system_dependency: circuit of the steps that name none of their own.
+        concurrency: a limit that tasks with the same value in their context share.
+        publishes: domain events of the whole task, sent once it is final.
 
     Raises:
         InvalidTemplate: something of this is wrong.
@@ -436,6 +464,8 @@ def workflow(
         metadata=metadata,
         identity_strategy=identity_strategy,
         system_dependency=system_dependency,
+        concurrency=concurrency,
+        publishes=publishes,
         place=place,
         file=file,
     )

@@ -8,8 +8,9 @@ from tasker.config.settings import Settings
 from tasker.workflows import graph
 from tasker.workflows.canonical import canonical_document, digest_of
 from tasker.workflows.checks import Limits, check_limits, graph_of
+from tasker.workflows.events import definitions
 from tasker.workflows.loading import for_environment
-from tasker.workflows.model import StepTemplate, WorkflowTemplate
+from tasker.workflows.model import ConcurrencySpec, Lifecycle, StepTemplate, WorkflowTemplate
 from tasker.workflows.problems import InvalidTemplate
 
 DEFAULT_MAX_ATTEMPTS = 3
@@ -53,8 +54,11 @@ def to_definition(template: WorkflowTemplate, settings: Settings) -> dict[str, A
         "document": canonical_document(template),
         "identity_strategy": template.identity_strategy or settings.engine.identity_strategy,
         "input_schema": template.input_schema,
-        "has_after_work": template.has_completion_hooks,
+        "has_after_work": template.has_after_work,
+        "domain_events": definitions(template.domain_events),
+        "concurrency": _concurrency(template.concurrency),
         "max_context_bytes": settings.system.max_context_bytes,
+        "lifecycle": _lifecycle(template.lifecycle),
         "steps": [_step(template, step, settings) for step in steps],
     }
 
@@ -65,6 +69,13 @@ def circuit_of(template: WorkflowTemplate, step: StepTemplate) -> str | None:
         return step.system_dependency
     primary = template.system_dependencies.primary
     return None if primary == NO_CIRCUIT else primary
+
+
+def _concurrency(spec: ConcurrencySpec | None) -> dict[str, Any] | None:
+    if spec is None:
+        return None
+    rate = {} if spec.rate is None else {"rate_count": spec.rate.count, "rate_seconds": spec.rate.per_seconds}
+    return {"path": spec.path, "max_steps": spec.max_steps, **rate}
 
 
 def _step(template: WorkflowTemplate, step: StepTemplate, settings: Settings) -> dict[str, Any]:
@@ -91,7 +102,13 @@ def _step(template: WorkflowTemplate, step: StepTemplate, settings: Settings) ->
         "system_dependency": circuit_of(template, step),
         "result_schema": step.result_schema,
         "delegated": step.celery_task is not None,
+        "lifecycle": _lifecycle(step.lifecycle),
+        "publishes_events": definitions(step.publishes_events),
     }
+
+
+def _lifecycle(lifecycle: Lifecycle | None) -> dict[str, Any] | None:
+    return None if lifecycle is None else lifecycle.model_dump(exclude_none=True) or None
 
 
 def _first(milliseconds: int | None, default_seconds: float) -> int:

@@ -50,6 +50,13 @@ def _batch_config(value: Any) -> Any:
     raise ValueError("belongs to steps of type 'batchable', which are not supported yet")
 
 
+def _pointer(key: str) -> str:
+    """A JSON Pointer (RFC 6901) to a value inside the context."""
+    if not key.startswith("/") or len(key) > 500:
+        raise ValueError("must be a JSON Pointer into the context, such as /tenant or /customer/id")
+    return key
+
+
 Identifier = Annotated[str, AfterValidator(check_identifier)]
 Namespace = Annotated[str, AfterValidator(check_namespace)]
 Version = Annotated[str, AfterValidator(check_version)]
@@ -90,10 +97,15 @@ class HandlerOverride(Part):
 
 
 class TaskHandlerSpec(Part):
-    """The hook object of a whole task; stored, not called yet."""
+    """The hook object of a whole task: its methods ``on_complete`` and ``on_error`` are called once it is finished."""
 
     callable: ShortText
     initialization: JsonObject = Field(default_factory=dict)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the name can stand for something in Python; a class path of another language cannot."""
+        return "::" not in self.callable
 
 
 class TaskHandlerOverride(Part):
@@ -115,8 +127,28 @@ class RetryPolicy(Part):
     max_backoff_ms: Milliseconds | None = None
 
 
+class RateSpec(Part):
+    """So many in a time."""
+
+    count: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    per_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_SECONDS), AfterValidator(_whole_if_possible)] = 1
+
+
+class ConcurrencySpec(Part):
+    """A limit that tasks share which have the same value in their context."""
+
+    key: Annotated[str, AfterValidator(_pointer)]
+    max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    rate: RateSpec | None = None
+
+    @property
+    def path(self) -> list[str]:
+        """Where the value is found, part by part."""
+        return [part.replace("~1", "/").replace("~0", "~") for part in self.key[1:].split("/")]
+
+
 class EventDeclaration(Part):
-    """An event that a step or a task publishes; stored, not sent yet."""
+    """A domain event that a step or a task publishes, once what its condition says has happened."""
 
     name: ShortText
     description: Text | None = None
@@ -127,13 +159,13 @@ class EventDeclaration(Part):
 
 
 class Lifecycle(Part):
-    """How long a task may stay in a state; stored, not acted on yet."""
+    """How long a task or a step may take and wait, and what becomes of it then."""
 
     max_duration_minutes: Minutes | None = None
     max_waiting_for_dependencies_minutes: Minutes | None = None
     max_waiting_for_retry_minutes: Minutes | None = None
     max_steps_in_process_minutes: Minutes | None = None
-    staleness_action: ShortText | None = None
+    staleness_action: Literal["dlq", "error", "manual_review"] | None = None
     auto_fail_on_timeout: bool | None = None
     auto_dlq_on_timeout: bool | None = None
 
@@ -220,6 +252,7 @@ class WorkflowTemplate(Part):
     input_schema: JsonObject | None = None
     identity_strategy: IdentityStrategy | None = None
     lifecycle: Lifecycle | None = None
+    concurrency: ConcurrencySpec | None = None
     hooks: CompletionHooks = Field(default_factory=CompletionHooks)
     steps: Annotated[tuple[StepTemplate, ...], AfterValidator(_at_least_one)]
     environments: Annotated[dict[str, EnvironmentOverrides], Field(max_length=MAX_ENVIRONMENTS)] = Field(
@@ -246,9 +279,10 @@ class WorkflowTemplate(Part):
         return f"{self.namespace_name}/{self.name}:{self.version}"
 
     @property
-    def has_completion_hooks(self) -> bool:
-        """Whether anything runs once a task is finished."""
-        return bool(self.hooks.on_complete or self.hooks.on_error)
+    def has_after_work(self) -> bool:
+        """Whether anything is done once a task is finished: hooks are run, or events published."""
+        calls = self.task_handler is not None and self.task_handler.is_ours
+        return bool(self.hooks.on_complete or self.hooks.on_error or calls or self.domain_events)
 
     def digest(self) -> str:
         """SHA-256 of the canonical document, in hexadecimal; equal definitions have equal digests."""

@@ -207,6 +207,7 @@ def test_a_cluster_in_the_making_is_given_up_when_its_starter_was_killed(folder:
     assert not processes_of(folder)
 
 
+@pytest.mark.long
 def test_a_starter_killed_at_any_moment_leaves_a_server_that_the_next_can_use(folder: Path) -> None:
     with start(folder) as server:
         execute(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
@@ -222,6 +223,7 @@ def test_a_starter_killed_at_any_moment_leaves_a_server_that_the_next_can_use(fo
     assert postmaster(folder) is None
 
 
+@pytest.mark.long
 def test_a_stopper_killed_at_any_moment_leaves_a_server_that_the_next_can_use(folder: Path) -> None:
     for _ in range(5):
         user = User(folder).started()

@@ -47,10 +47,11 @@ class Watcher:
         with self._app.connection_for_read() as connection:
             receiver = self._app.events.Receiver(connection, handlers={"*": self._heard})
             with receiver.consumer_context() as (_, channel, _consumers):
-                self._listening.set()
                 while not self._ending:
                     with contextlib.suppress(TimeoutError, OSError):
                         channel.connection.client.drain_events(timeout=0.1)
+                    # On Redis it is with the first look that one subscribes.
+                    self._listening.set()
 
     def _heard(self, event: dict[str, Any]) -> None:
         # The state changes what it is given.

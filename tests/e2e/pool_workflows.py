@@ -1,4 +1,4 @@
-"""Workflows that show what a pool can do, and cannot: one takes memory, one sleeps past its timeout."""
+"""Workflows that show what a pool can do, and cannot: taking memory, sleeping past a timeout, never coming back."""
 
 from __future__ import annotations
 
@@ -27,3 +27,15 @@ def sleep(ctx: StepContext) -> None:
         time.sleep(ctx.context["seconds"])
     finally:
         Path(ctx.context["told"]).write_text(str(time.monotonic() - began))
+
+
+stubborn = workflow(NAMESPACE, "stubborn", version="1.0.0")
+
+
+@stubborn.step(timeout_seconds=0.3, retry=Retry(max_attempts=1))
+def stay(ctx: StepContext) -> None:
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:  # whatever is thrown at it
+            continue

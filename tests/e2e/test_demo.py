@@ -149,6 +149,7 @@ def test_a_demo_answers_what_an_owner_would_ask_and_leaves_nothing(
     assert_nothing_is_left(demo, tasker_database_url)
 
 
+@pytest.mark.long
 def test_a_check_that_fails_is_told_by_the_exit_code_and_leaves_the_database(
     start_demo: StartDemo, tasker_database_url: str
 ) -> None:
@@ -177,6 +178,7 @@ def _steal_from_the_stock(url: str) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_a_demo_that_was_killed_leaves_no_process_and_does_not_stand_in_the_way_of_the_next(
     start_demo: StartDemo, tasker_database_url: str, tmp_path: Path
 ) -> None:

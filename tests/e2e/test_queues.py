@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tasker import Retry, workflow
 from tests.e2e import workflows
 from tests.e2e.harness import Cluster
+from tests.waiting import wait_until
 
 
 def test_a_worker_without_queues_serves_all_of_them_and_those_that_come_later(cluster: Cluster) -> None:
@@ -19,6 +22,17 @@ def test_a_worker_without_queues_serves_all_of_them_and_those_that_come_later(cl
     cluster.wait_for_executors(1, "task_claimer")
     handles = cluster.start(workflows.linear, {"n": 1})
     assert cluster.wait(handles) == ["complete"]
+    # What it is told to cancel it does not take up again by itself.
+    cluster.app.control.cancel_consumer("e2e_other", reply=True, timeout=5)
+    wait_until(
+        lambda: {queue for one in cluster.executors() for queue in one["queues"]} == {"e2e_queue"},
+        "steps of one namespace are left to others",
+    )
+    later = workflow("e2e_third", "later", version="1.0.0")
+    later.celery_step("one", task="somebody.else")
+    cluster.register(later)
+    worker.wait_for_log("Started consuming from e2e_third")
+    assert len(re.findall("Started consuming from e2e_other", worker.log)) == 1
 
 
 def test_a_named_queue_gets_its_executors_when_it_becomes_a_namespace(cluster: Cluster) -> None:

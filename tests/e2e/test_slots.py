@@ -14,7 +14,7 @@ ECHOED = r"celery_tasks\.echo\[[-0-9a-f]+\] succeeded"
 ENDED = r"tasker\.run_executors\[[-0-9a-f]+\] succeeded"
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
 def test_an_ordinary_task_finds_a_slot_while_every_executor_is_busy(cluster: Cluster, pool: str) -> None:
     cluster.register(workflows.paced)
     worker = cluster.worker("-Q", "e2e,plain", "-P", pool, "-c", "1", "-I", TASKS)
@@ -27,7 +27,7 @@ def test_an_ordinary_task_finds_a_slot_while_every_executor_is_busy(cluster: Clu
     assert cluster.wait(handles) == ["complete"]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
 def test_an_idle_executor_yields_its_slot_when_more_ordinary_tasks_wait_than_slots_are_free(
     cluster: Cluster, pool: str
 ) -> None:

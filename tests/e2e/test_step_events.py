@@ -18,7 +18,7 @@ from tests.e2e.foreign.redis_server import REDIS_URL, close, close_leftovers, fo
 from tests.e2e.harness import Cluster
 from tests.waiting import wait_until
 
-POOLS = pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+POOLS = pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long), "solo"])
 
 
 def steps_of(cluster: Cluster, handle: TaskHandle) -> dict[str, Any]:
@@ -134,6 +134,7 @@ def test_what_ends_while_the_worker_stops_is_told_and_the_worker_is_offline_afte
         wait_until(lambda: not watcher.state.workers["w@test"].alive, "the worker is offline")
 
 
+@pytest.mark.long  # tests/e2e/brokers/test_brokers.py hears them on each broker
 def test_events_travel_over_redis_as_well(make_cluster: MakeCluster, tmp_path: Path) -> None:
     redis, prefix = redis_or_skip(), f"test-{uuid4()}-"
     options = {"global_keyprefix": prefix}

@@ -76,7 +76,7 @@ def gone(family: list[psutil.Process]) -> bool:
 
 
 def test_up_runs_workflows_and_one_ctrl_c_stops_all_of_it_in_order(cluster: Cluster, up: Callable[..., Up]) -> None:
-    running = up("--no-flower")
+    running = up("--no-flower", "--no-server")
     # A namespace that did not exist when it started is served, too.
     cluster.register(workflows.linear)
     handles = cluster.start(workflows.linear, *({"n": n} for n in range(20)))
@@ -101,7 +101,7 @@ def test_up_runs_workflows_and_one_ctrl_c_stops_all_of_it_in_order(cluster: Clus
 
 def test_a_worker_that_is_killed_is_started_again(cluster: Cluster, up: Callable[..., Up]) -> None:
     cluster.register(workflows.linear)
-    running = up("--no-flower")
+    running = up("--no-flower", "--no-server")
     pid = workers(cluster)["steps"]["pid"]
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: workers(cluster)["steps"]["pid"] != pid, "another worker took its place")
@@ -111,7 +111,7 @@ def test_a_worker_that_is_killed_is_started_again(cluster: Cluster, up: Callable
 
 
 def test_nothing_outlives_up_when_it_is_killed(cluster: Cluster, up: Callable[..., Up]) -> None:
-    running = up("--no-flower")
+    running = up("--no-flower", "--no-server")
     family = running.family()
     running.process.kill()
     running.wait()

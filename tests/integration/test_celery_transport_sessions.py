@@ -294,3 +294,19 @@ def test_the_functions_touch_celerys_queues_only(admin: psycopg.Connection) -> N
     assert count(admin, "pgmq.q_shop_queue") == 1
     with pytest.raises(psycopg.Error, match="not a name for a Celery queue"):
         admin.execute("SELECT tasker.celery_declare_queue('x', 'shop_queue')")
+
+
+def test_a_message_that_the_socket_takes_in_parts_arrives(url: str, admin: psycopg.Connection) -> None:
+    """The server does not read for a moment, and the system's buffer holds less than the message."""
+    with Connection(url, transport_options={"answer_timeout": 10}) as broker:
+        send(broker, "the first")
+        (server,) = admin.execute(f"SELECT pid FROM {SESSIONS}").fetchone() or (None,)
+        assert server is not None
+        os.kill(server, signal.SIGSTOP)
+        goes_on = threading.Timer(0.3, os.kill, (server, signal.SIGCONT))
+        goes_on.start()
+        try:
+            send(broker, "x" * 3_000_000)
+        finally:
+            goes_on.join()
+        assert [len(message.decode()) for message in read(broker, JOBS, 2)] == [9, 3_000_000]

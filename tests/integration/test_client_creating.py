@@ -110,7 +110,7 @@ def test_a_task_created_alone_is_enqueued_when_create_returns(client: Tasker, co
     handle = client.create("shop", "order", ORDER, tags=["big"], priority=5, correlation_id="c1", reason="test")
     assert handle.is_new
     assert handle.state == "in_progress"
-    assert core.rows("SELECT 1 FROM pgmq.q_shop_queue") != []
+    assert core.rows("SELECT 1 FROM pgmq.q_shop_queue_high") != []  # its priority is above 0
     record = handle.record
     assert (record.namespace, record.name, record.version, record.context) == ("shop", "order", "1.0.0", ORDER)
     assert (record.tags, record.priority, record.correlation_id, record.reason) == (("big",), 5, "c1", "test")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tasker.cli import main
+from tasker.database import doctor
 from tasker.database.migrations import migrate
 from tasker.database.scratch import ScratchDatabases
 from tests.schema_kit import schema_of
 from tests.sql_kit import Core
+from tests.waiting import wait_until
 
 PAIR = {"a": [], "b": ["a"]}
 
@@ -107,11 +111,56 @@ def test_db_doctor_finds_what_is_wrong(core: Core) -> None:
     )
     with psycopg.connect(core.url) as idle:
         idle.execute("SELECT 1")
-        findings = {finding["check"]: finding for finding in told("db", "doctor")}
+        findings = {finding["check"]: finding for finding in told("db", "doctor", code=1)}
+    assert findings["partitions of task_transitions"]["verdict"] == "problem"
     assert findings["partitions of short"]["verdict"] == "warning"
     assert "db migrate" in findings["partitions of short"]["advice"]
     assert findings["dead letters"]["detail"] == "1 open"
     assert findings["coordinator"]["verdict"] == "warning"
+
+
+def test_db_doctor_says_who_waits_for_whom_and_who_keeps_dead_rows(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_LOCK_WAIT", dt.timedelta(0))
+    monkeypatch.setattr(doctor, "_OLD_SNAPSHOT", dt.timedelta(0))
+    (task,) = core.create("order")
+    lock = "SELECT FROM tasker.tasks WHERE task_uuid = %s FOR UPDATE"
+    with (
+        psycopg.connect(core.url, application_name="holder") as holder,
+        psycopg.connect(core.url, application_name="waiter") as waiter,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        holder.execute(lock, (task,))
+        waiting = pool.submit(waiter.execute, lock, (task,))
+        blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+        wait_until(lambda: core.one(blocked, waiter.info.backend_pid), "the second to wait for the first")
+        try:
+            found = told("db", "doctor")
+        finally:
+            holder.rollback()
+        waiting.result(timeout=30)
+        waiter.rollback()
+    (wait,) = [finding for finding in found if finding["check"] == "lock wait"]
+    assert "waiter (pid" in wait["detail"]
+    assert "for holder (pid" in wait["detail"]
+    assert "pg_terminate_backend" in wait["advice"]
+    snapshots = [finding["detail"] for finding in found if finding["check"] == "oldest snapshot: session"]
+    assert any("holder" in detail for detail in snapshots)
+
+
+def test_db_doctor_adds_up_what_the_settings_may_want(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKER_EXECUTOR_POOLS__STEP_EXECUTOR__MAX_EXECUTORS", "1000")
+    findings = {finding["check"]: finding for finding in told("db", "doctor")}
+    assert findings["connection budget"]["verdict"] == "warning"
+    assert "step executors: 1000" in findings["connection budget"]["detail"]
+    assert "executor_pools.*.max_executors" in findings["connection budget"]["advice"]
+
+
+def test_db_doctor_measures_free_space_where_it_can_and_estimates_it_elsewhere(core: Core) -> None:
+    core.create("order", 50)
+    core.connection.execute("ANALYZE tasker.tasks")
+    findings = {finding["check"]: finding for finding in told("db", "doctor")}
+    assert "free (estimated)" in findings["table tasks"]["detail"]
 
 
 def test_db_doctor_names_schedules_that_are_late_and_those_that_fail(core: Core) -> None:
@@ -330,3 +379,25 @@ def test_what_was_done_before_one_of_several_schedules_was_refused_is_told(core:
     result = tasker("--json", "schedule", "pause", "nightly", "unheard_of", code=1)
     assert [row["outcome"] for row in json.loads(result.stdout)] == ["paused"]
     assert json.loads(result.stderr)["error"]["message"] == "there is no schedule 'unheard_of'"
+
+
+def test_circuits_are_listed_and_changed_by_hand(core: Core) -> None:
+    assert "No system has failed yet" in tasker("circuit", "list").stderr
+    core.call("report_circuit", {"name": "bank", "failures": 1, "failure_threshold": 1, "timeout_seconds": 30})
+    (listed,) = told("circuit", "list")
+    assert (listed["name"], listed["state"], listed["parked"], listed["forced"]) == ("bank", "open", 0, False)
+    assert 0 < listed["retry_after_seconds"] <= 30
+    opened = told("circuit", "open", "bank", "mail", "--reason", "maintenance", "--by", "ann")
+    assert [(row["name"], row["state"], row["changed"]) for row in opened] == [
+        ("bank", "open", True),
+        ("mail", "open", True),
+    ]
+    by_name = {row["name"]: row for row in told("circuit", "list")}
+    assert (by_name["mail"]["forced"], by_name["mail"]["reason"]) == (True, "maintenance")
+    assert by_name["mail"]["changed_by"] == "ann"
+    assert by_name["mail"]["retry_after_seconds"] is None
+    assert "open (by hand)" in tasker("circuit", "list").stdout
+    (closed,) = told("circuit", "close", "mail")
+    assert (closed["state"], closed["changed"]) == ("closed", True)
+    unused = told("circuit", "reset", "bank", "never used")
+    assert [(row["state"], row["changed"]) for row in unused] == [("closed", True), ("closed", False)]

@@ -62,7 +62,9 @@ def test_every_key_of_an_outcome_is_described() -> None:
     text = text_of("settle_outcomes")
     record = re.search(r"jsonb_to_recordset\(outcomes\) AS \((.*?)\)", text, re.DOTALL)
     assert record is not None
-    assert names(OUTCOME) == {column.split()[0] for column in record[1].split(",")}
+    published = set(re.findall(r"e\.said->'(\w+)'", text_of("publish_step_events")))
+    assert names(OUTCOME) == {column.split()[0] for column in record[1].split(",")} | published
+    assert published == {"events", "rejected_events"}
     assert names(ERROR) == set(re.findall(r"\b[dj]\.error->>'(\w+)'", text))
 
 
@@ -245,6 +247,7 @@ def _conversation(core: Core) -> Iterator[tuple[str, Any]]:
                     "system_dependency": "bank" if step == "a" else None,
                     "retryable": step != "d",
                     "backoff_base_ms": 5000,
+                    "publishes_events": [{"name": "a.done"}] if step == "a" else None,
                 }
                 for step, parents in graph.items()
             ],
@@ -282,9 +285,16 @@ def _conversation(core: Core) -> Iterator[tuple[str, Any]]:
     (held,) = worker.claim()
     yield "cancel_tasks", core.call("cancel_tasks", {"task_uuids": [held["task_uuid"], str(uuid.uuid4())]})
     yield "heartbeat", worker.heartbeat(1)
+    yield "report_circuit", core.call("report_circuit", {"name": "bank", "failures": 1})
+    yield "ask_circuit", core.call("ask_circuit", {"name": "bank"})
+    core.call("set_circuit", {"name": "bank", "action": "open"})
+    yield "ask_circuit", core.call("ask_circuit", {"name": "bank"})
     named = {"namespace": "shop", "name": "chain"}
     hourly = {"name": "hourly", "task": named, "cron": "0 * * * *", "next_due_at": "2027-01-01T00:00:00Z"}
     yield "set_schedule", core.call("set_schedule", hourly)
+    for request in ({"limit": 1}, {"pattern": "nothing", "after": 1_000_000}):
+        yield "read_events", core.call("read_events", {"namespace": "shop", **request})
+    yield "settle_events", core.call("settle_events", {"namespace": "shop", "done": [1]})
     yield "change_schedule", core.call("change_schedule", {"name": "hourly", "action": "pause"})
 
 

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
+from tasker.config.resources import resource_dir
 from tasker.database import function_files, migrations
 from tasker.database.migrations import SchemaState
 from tasker.database.scratch import ScratchDatabases
@@ -23,7 +26,7 @@ from tests.schema_kit import schema_of
 from tests.sql_kit import CHAIN, Core
 
 SHIPPED = Path(__file__).parents[2] / "migrations"
-LAST_REVISION = "0004"
+LAST_REVISION = "0008"
 
 
 class Release:
@@ -96,6 +99,15 @@ def test_an_empty_database_becomes_current_and_a_second_migration_does_nothing(e
     before = schema_of(empty_url)
     assert not migrations.migrate(empty_url).changed
     assert schema_of(empty_url) == before
+
+
+def test_revisions_are_known_by_the_names_of_their_files(empty_url: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(resource_dir("migrations")))
+    revisions = [entry.revision for entry in ScriptDirectory.from_config(config).walk_revisions()]
+    assert revisions[0] == LAST_REVISION == migrations.status(empty_url).head
+    names = {path.name.partition("_")[0] for path in resource_dir("migrations").glob("versions/*_*.py")}
+    assert set(revisions) == names
 
 
 def test_an_empty_database_is_refused_with_what_to_do(empty_url: str) -> None:

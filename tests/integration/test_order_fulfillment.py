@@ -63,7 +63,7 @@ def test_orders_with_every_flaw_end_as_they_must(
 
     with closing(shop.connect(shop_url)) as connection:
         while read_progress(connection).finished < 120:
-            run_until_idle(tasker_core)
+            run_until_idle(tasker_core, timeout_seconds=100)
             tasker_clock.advance(seconds=5)  # past the back-off of those that met an outage
         outcomes = read_outcomes(connection)
         steps = read_progress(connection).steps
@@ -118,6 +118,6 @@ def test_the_steps_by_hand_come_to_the_same(shop_url: str, tasker_core: Orchestr
     assert "engine and shop agree" not in by_hand("show", "--orders", "30")
     with closing(shop.connect(shop_url)) as connection:
         while read_progress(connection).finished < 30:
-            run_until_idle(tasker_core)
+            run_until_idle(tasker_core, timeout_seconds=100)
             tasker_clock.advance(seconds=5)
     assert re.search(r"engine and shop agree +yes", by_hand("show", "--orders", "30"))

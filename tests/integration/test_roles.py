@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import conninfo, errors
 
-from tasker.database import migrations, roles
+from tasker.database import migrations, retention, roles
 from tasker.database.scratch import ScratchDatabases
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +108,13 @@ def test_a_worker_may_use_queues_that_are_made_later(url: str) -> None:
         owner.execute("SELECT tasker.ensure_namespace('later')")
     with login(url, "tasker_worker") as address, connected(address) as worker:
         worker.execute("SELECT count(*) FROM pgmq.q_later_queue")
+
+
+@pytest.mark.parametrize("role", ["tasker_worker", "tasker_operator"])
+def test_who_may_prune_may_count_what_would_go(url: str, role: str) -> None:
+    with login(url, role) as address, connected(address) as somebody:
+        keep = retention.Retention(1, 1, 1, 1)
+        assert retention.count(somebody, keep).tasks == retention.prune(somebody, keep).tasks == 0
 
 
 def test_an_owner_who_may_create_no_roles_migrates_and_does_all_by_itself(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 import pytest
 
 from tasker.database.scratch import ScratchDatabases
+from tasker.testing import servers
 from tests.embedded_support import execute
 
 
@@ -68,3 +71,18 @@ def test_what_a_killed_run_left_behind_is_dropped_after_a_day(tasker_server: Scr
         assert name_of(recent) in names(tasker_server)
     execute(tasker_server.url, f"DROP DATABASE {used} WITH (FORCE)")
     tasker_server.drop(recent)
+
+
+@pytest.mark.parametrize("memory", ["missing", "small"])
+def test_where_memory_has_no_room_the_server_of_a_run_is_on_disk(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if memory == "missing":
+        monkeypatch.setattr(servers, "_MEMORY", tmp_path / "missing")
+    else:
+        monkeypatch.setattr(servers, "_ROOM_BYTES", 2**60)
+    with servers.embedded_databases() as databases:
+        folder = Path(str(execute(databases.url, "SHOW data_directory")))
+        assert folder.parts[:2] == ("/", "tmp")
+        assert folder.exists()
+    assert not folder.exists()

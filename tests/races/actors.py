@@ -1,65 +1,21 @@
-"""One entry for every call that races: how it is made on a stage, whatever the situation.
+"""Those that work on tasks: one entry for every call, made on a stage, whatever the situation.
 
-A function that is new needs one entry here, and takes part in every race (tests/races/test_matrix.py fails without it).
-Names are those of the functions, and what is special about the call.
+A function that is new needs one entry here or among the bystanders, and takes part in every race
+(tests/races/test_matrix.py fails without it). Names are those of the functions, and what is special about the call.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
+from tests.races.actor import Actor, Call, registering, settled
 from tests.races.stages import SHOP, STOCK, Stage, Step
 from tests.sql_kit import Core
 
-Call = Callable[[Stage, Core, int], Any]
-"""Makes the call on a session, for the first time (0) or again; the answer is compared as it is."""
-
-
-@dataclass(frozen=True)
-class Actor:
-    """A call that races.
-
-    Attributes:
-        name: the function, and after a colon what is special.
-        call: makes it.
-        comes_again: its caller comes again for what it did not get: what another holds is left out, not waited for.
-        prepare: what must be there before.
-        counts: whether it may complete steps, and its answer says so.
-    """
-
-    name: str
-    call: Call
-    comes_again: bool = False
-    prepare: Callable[[Stage], None] | None = None
-    counts: bool = False
-
-    @property
-    def function(self) -> str:
-        return self.name.partition(":")[0]
-
-
 ACTORS: dict[str, Actor] = {}
-"""Those that work on tasks."""
-BYSTANDERS: dict[str, Actor] = {}
-"""Those that keep registers, or move messages: nothing that holds a task should hold them up."""
-
-
-def actor(name: str, *, bystander: bool = False, **more: Any) -> Callable[[Call], Call]:
-    def add(call: Call) -> Call:
-        (BYSTANDERS if bystander else ACTORS)[name] = Actor(name, call, **more)
-        return call
-
-    return add
-
-
-def request(function: str, **fixed: Any) -> Call:
-    """A call that takes one request, made of constants."""
-    return lambda stage, core, turn: core.call(function, fixed)
+actor = registering(ACTORS)
 
 
 # -- executors ------------------------------------------------------------------------------------------------------
@@ -356,153 +312,51 @@ actor("resolve_step:the join")(_act("resolve_step", step=2))
 actor("resolve_task")(_act("resolve_task"))
 
 
-# -- bystanders -----------------------------------------------------------------------------------------------------
-
-
-@actor("add_waiter", bystander=True)
+@actor("prune_tasks", comes_again=True)
 def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.call("add_waiter", "tasker_waiter_race", 60)
+    # Those of earlier stages are over, too, and stay.
+    before = str(UUID(int=UUID(stage.tasks[0]).int - 1))
+    answer = core.call("prune_tasks", {"keep_seconds": 0, "after": before})
+    return [answer["tasks"], answer["steps"]]
 
 
-@actor("remove_waiter", bystander=True)
+# -- dead letters ---------------------------------------------------------------------------------------------------
+
+
+def _earlier_letters(stage: Stage) -> None:
+    """Those of earlier stages are none of this one's business."""
+    find = "SELECT coalesce(max(id), 0) FROM tasker.dead_letters WHERE task_uuid < %s"
+    stage.prepared["earlier"] = stage.core.one(find, stage.tasks[0])
+
+
+@actor("retry_dead_letters", prepare=_earlier_letters)
 def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.call("remove_waiter", "tasker_waiter_race")
+    these = {"filter": {"kind": "step"}, "after": stage.prepared["earlier"]}
+    return settled(core.call("retry_dead_letters", these | {"by": "somebody"}))
 
 
-@actor("worker_heartbeat", bystander=True)
+@actor("retry_dead_letters:one")
 def _(stage: Stage, core: Core, turn: int) -> Any:
-    return sorted(core.call("worker_heartbeat", {"hostname": "race@host", "pid": 1, "pool": "solo"}))
+    return settled(core.call("retry_dead_letters", {"ids": [_letter(stage, core)], "by": "somebody"}))
 
 
-@actor("deregister_worker", bystander=True)
+@actor("resolve_dead_letter")
 def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.call("deregister_worker", "race@host", 1)
+    said = {"id": _letter(stage, core), "results": {"by": "hand"}, "by": "somebody"}
+    return core.call("resolve_dead_letter", said)["state"]
 
 
-@actor("prune_registrations", bystander=True, comes_again=True)
+def _letter(stage: Stage, core: Core) -> int:
+    """The last letter of the first task's first step, open or not; 0, which is none, if it never had one."""
+    find = "SELECT coalesce(max(id), 0) FROM tasker.dead_letters WHERE task_uuid = %s AND position = 0"
+    return int(core.one(find, stage.tasks[0]))
+
+
+@actor("act_on_stuck_tasks", comes_again=True)
 def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.call("prune_registrations", {"keep_seconds": 0})
-
-
-@actor("begin_tick", bystander=True, comes_again=True)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.call("begin_tick", 0.0)
-
-
-@actor("record_tick", bystander=True)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.call("record_tick", "somebody", 1.0)
-
-
-@actor("ensure_namespace", bystander=True)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.call("ensure_namespace", "race_namespace")
-
-
-@actor("queue_ensure", bystander=True)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.call("queue_ensure", "race_namespace_queue")
-
-
-@actor("queue_send", bystander=True)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    # A duplicate of a step's message, as any queue may hold one.
-    step = stage.step(0, 0)
-    message = Jsonb({key: step[key] for key in ("task_uuid", "step_uuid", "position", "map_index")})
-    return core.one("SELECT tasker.queue_send('shop_queue', ARRAY[%s])", message)
-
-
-@actor("queue_read", bystander=True, comes_again=True)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.one("SELECT count(*) FROM tasker.queue_read('orchestration_step_results', 30, 10)")
-
-
-def _read_by_another(stage: Stage) -> None:
-    outcome = stage.result(stage.step(1, 0))
-    stage.prepared["read"] = stage.send("orchestration_step_results", outcome, read=True)
-
-
-@actor("queue_show_again", bystander=True, prepare=_read_by_another)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    show = "SELECT tasker.queue_show_again('orchestration_step_results', ARRAY[%s::bigint], 0)"
-    return core.one(show, stage.prepared["read"])
-
-
-def definition(stage: Stage, shape: str) -> dict[str, Any]:
-    """A version of a workflow that no task has used; each shape is another definition of it."""
-    steps = [{"name": "a", "handler": {"callable": f"shop.{shape}"}}]
-    digest = hashlib.sha256(shape.encode()).hexdigest()
-    named = {"namespace": "shop", "name": "fresh", "version": f"1.0.{stage.tag[1:]}"}
-    return named | {"digest": digest, "document": {}, "steps": steps}
-
-
-def _fresh(stage: Stage) -> None:
-    stage.core.call("register_template", definition(stage, "one"))
-
-
-def _register(shape: str) -> Call:
-    def call(stage: Stage, core: Core, turn: int) -> Any:
-        answer = core.call("register_template", definition(stage, shape))
-        return [answer["is_new"], answer["replaced"]]
-
-    return call
-
-
-actor("register_template", bystander=True, prepare=_fresh)(_register("two"))
-actor("register_template:another", bystander=True, prepare=_fresh)(_register("three"))
-
-
-@actor("create_tasks:of a version that may be replaced", bystander=True, prepare=_fresh)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    named = {"namespace": "shop", "name": "fresh", "version": f"1.0.{stage.tag[1:]}"}
-    return [answer["state"] for answer in core.create_many([named])]
-
-
-# -- schedules ------------------------------------------------------------------------------------------------------
-
-_SLOT, _FOLLOWING = "2026-01-01T00:00:00+00:00", "2026-01-01T01:00:00+00:00"
-
-
-def _named(stage: Stage) -> str:
-    """Another one on each stage: a slot of the same schedule would have the same task."""
-    return f"race.{stage.tag}"
-
-
-def _schedule(stage: Stage, cron: str = "0 * * * *") -> dict[str, Any]:
-    task = {"namespace": "shop", "name": "fresh", "version": f"1.0.{stage.tag[1:]}"}
-    return {"name": _named(stage), "task": task, "cron": cron, "next_due_at": _SLOT, "replace": True}
-
-
-def _scheduled(stage: Stage) -> None:
-    _fresh(stage)
-    stage.core.call("set_schedule", _schedule(stage))
-
-
-@actor("set_schedule", bystander=True, prepare=_scheduled)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.call("set_schedule", _schedule(stage, "1 * * * *"))["outcome"]
-
-
-@actor("change_schedule:pause", bystander=True, prepare=_scheduled)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.call("change_schedule", {"name": _named(stage), "action": "pause"})["changed"]
-
-
-@actor("change_schedule:remove", bystander=True, prepare=_scheduled)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    return core.call("change_schedule", {"name": _named(stage), "action": "remove"})["changed"]
-
-
-@actor("fire_schedule", bystander=True, prepare=_scheduled, comes_again=True)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    slot = {"name": _named(stage), "expected_due_at": _SLOT, "slots": [_SLOT], "next_due_at": _FOLLOWING}
-    return core.call("fire_schedule", slot)["fired"]
-
-
-@actor("postpone_schedule", bystander=True, prepare=_scheduled, comes_again=True)
-def _(stage: Stage, core: Core, turn: int) -> Any:
-    failed = {"name": _named(stage), "expected_due_at": _SLOT, "failure": "a test", "retry_seconds": 60}
-    return core.call("postpone_schedule", failed)
-
-
-EVERYBODY = {**ACTORS, **BYSTANDERS}
+    """Two hours later: the workflows of the stage allow one."""
+    later = """WITH moved AS MATERIALIZED (SELECT set_config('tasker.clock_offset', '2 hours', true) AS to)
+               SELECT tasker.act_on_stuck_tasks('{}') FROM moved WHERE moved.to <> ''"""
+    answer = core.one(later)
+    core.one("SELECT set_config('tasker.clock_offset', '', true)")
+    return [[task["task_uuid"], task["action"], task["steps"]] for task in answer["tasks"]]

@@ -20,14 +20,14 @@ from typing import Any, cast
 import orjson
 import psycopg
 
-from tests.races.actors import Actor
+from tests.races.actor import Actor
 from tests.races.stages import Stage, define
 from tests.sql_kit import Core
 
 _VERDICT = re.compile(r'"answer":("\w+")')
 VOLATILE = frozenset(
     {"next_due_seconds", "queues", "notify", "templates", "template", "msg_id", "context", "results", "call_no"}
-    | {"named_task_id", "step_uuid", "read", "finished_tasks"}
+    | {"named_task_id", "step_uuid", "read", "finished_tasks", "waited_seconds", "retry_after_seconds"}
 )
 """Parts of answers that differ from call to call, or repeat what the state says."""
 

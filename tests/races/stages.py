@@ -38,7 +38,7 @@ def define(core: Core) -> None:
     }
     steps: dict[str, dict[str, Any]] = {"b": {"namespace": "stock", "delegated": False}, "c": {"delegated": False}}
     for name, more in workflows.items():
-        core.register(name, _GRAPH, steps=steps, has_after_work=True, **more)
+        core.register(name, _GRAPH, steps=steps, has_after_work=True, lifecycle={"max_duration_minutes": 60}, **more)
 
 
 class Holder:
@@ -330,6 +330,20 @@ def _finished(stage: Stage) -> None:
     stage.core.rows("SELECT * FROM tasker.claim_task_for_finalization(%s, 'p1')", stage.tasks[0])
 
 
+def _over(stage: Stage) -> None:
+    """Both tasks ended in error and are final; whoever asks for the same again gets them."""
+    keys = [stage.tag, f"{stage.tag} too", *(f"{stage.tag} {number}" for number in range(2, stage.count))]
+    requests = [{"namespace": "shop", "name": "plain", "identity_key": key, "context": {"n": 1}} for key in keys]
+    stage.tasks = sorted(answer["task_uuid"] for answer in stage.core.create_many(requests[: stage.count]))
+    stage.first.claim()
+    stage.second.claim()
+    stage.count_effects(stage.second.held, stage.second.worker.complete(stage.second.held)["outcomes"])
+    stage.first.worker.fail(stage.first.held, retryable=False)
+    claims = stage.core.call("claim_tasks_for_finalization", {"processor": "p1", "limit": 50})["claims"]
+    for claim in claims:
+        stage.core.call("finalize_task", {"processor": "p1", **claim})
+
+
 def _expired(stage: Stage) -> None:
     """As "finished", but the claim has expired, and the queue is empty."""
     _finished(stage)
@@ -404,6 +418,7 @@ SITUATIONS: dict[str, Callable[[Stage], None]] = {
     "last": _last,
     "failed": _failed,
     "finished": _finished,
+    "over": _over,
     "expired": _expired,
     "paused": _paused,
     "paused_waiting": _paused_waiting,

@@ -17,7 +17,7 @@ import pytest
 
 from tasker.database.roles import GRANTED_FUNCTIONS
 from tasker.database.scratch import ScratchDatabases
-from tests.races.actors import ACTORS, BYSTANDERS, EVERYBODY, Actor
+from tests.races.cast import ACTORS, BYSTANDERS, EVERYBODY, Actor
 from tests.races.rounds import Lane
 from tests.races.stages import SITUATIONS
 
@@ -151,16 +151,42 @@ def test_in_every_situation_two_calls_at_once_do_what_they_do_one_after_the_othe
     in_lanes(lanes, chart.races(situation), lambda lane, race: lane.race(*race, thorough=True))
 
 
-WAITS = {frozenset({"record_tick", "recover_lost_steps"})}
-"""A sweep keeps its place in the coordinator's row."""
+BEATS = ("heartbeat", "heartbeat:answers lost", "heartbeat:nothing held")
+OF_EXECUTORS = ("register_executor", "deregister_executor", "set_executor_idle", "request_executor_stop")
+WAITS = {
+    *(frozenset({call, "recover_lost_steps"}) for call in ("record_tick", "record_retention")),
+    *(frozenset({call, tick}) for call in (*BEATS, *OF_EXECUTORS) for tick in ("judge_executors", "pool_count")),
+}
+"""Sweep, tick and retention keep their places in the coordinator's row. A tick writes what it found of an executor into
+that one's row, in a transaction of one short statement that itself waits for nobody."""
+
+
+def drawn(one: Actor, two: Actor, of: int) -> int:
+    """The same number below ``of`` for this pair, whenever it is asked for."""
+    return zlib.crc32(f"{one.name} | {two.name}".encode()) % of
 
 
 def test_whoever_only_keeps_registers_holds_nobody_up(lanes: list[Lane]) -> None:
+    """A half of the pairs; in a half of them either is first."""
+
+    def order(actor: Actor, bystander: Actor) -> list[tuple[Actor, Actor]]:
+        return [[(actor, bystander)], [(bystander, actor)], [], []][drawn(actor, bystander, 4)]
+
+    keep_apart(lanes, order)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_whoever_only_keeps_registers_holds_nobody_up_whoever_is_first(lanes: list[Lane]) -> None:
+    keep_apart(lanes, lambda one, two: [(one, two), (two, one)])
+
+
+def keep_apart(lanes: list[Lane], orders: Callable[[Actor, Actor], list[tuple[Actor, Actor]]]) -> None:
     def meet(lane: Lane, actor: Actor) -> None:
         stage = lane.set_stage("running", *EVERYBODY.values())
         for bystander in BYSTANDERS.values():
-            for first, second in ((actor, bystander), (bystander, actor)):
-                if lane.roll_back(stage, first, second) and {first.name, second.name} not in WAITS:
+            for first, second in orders(actor, bystander):
+                if lane.roll_back(stage, first, second) and frozenset({first.name, second.name}) not in WAITS:
                     lane.problems.append(f"{second.name} waited for {first.name}")
         lane.end(stage, actor.name)
 
@@ -168,6 +194,28 @@ def test_whoever_only_keeps_registers_holds_nobody_up(lanes: list[Lane]) -> None
 
 
 def test_two_calls_that_only_keep_registers_do_what_they_do_one_after_the_other(lanes: list[Lane]) -> None:
+    """A half of the pairs. Raced are those that wait for one another, or differ in what they leave by who is first."""
+
+    def meet(lane: Lane, one: Actor) -> None:
+        stage = lane.set_stage("ready", *BYSTANDERS.values())
+        others = list(BYSTANDERS.values())
+        meeting = []
+        for two in others[others.index(one) :]:
+            if drawn(one, two, 2):
+                continue
+            waits = lane.roll_back(stage, one, two) or lane.roll_back(stage, two, one)
+            if waits or not lane.tried(stage, one, two).is_like(lane.tried(stage, two, one).swapped()):
+                meeting.append(two)
+        lane.end(stage, one.name)
+        for two in meeting:
+            lane.race("ready", one, two, gated=False)
+
+    in_lanes(lanes, list(BYSTANDERS.values()), meet)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_any_two_calls_that_only_keep_registers_do_what_they_do_one_after_the_other(lanes: list[Lane]) -> None:
     pairs = list(itertools.combinations_with_replacement(BYSTANDERS.values(), 2))
     in_lanes(lanes, pairs, lambda lane, pair: lane.race("ready", *pair, gated=False))
 
@@ -184,7 +232,7 @@ def test_calls_that_change_nothing_disturb_nobody(lanes: list[Lane], chart: Char
     for one, two in left:
         # Where one of them changes something, if there is such a situation.
         fitting = [s for s, actors in chart.changing.items() if one in actors or two in actors] or ["running"]
-        situation = fitting[zlib.crc32(f"{one.name} | {two.name}".encode()) % len(fitting)]
+        situation = fitting[drawn(one, two, len(fitting))]
         places.setdefault(situation, []).append((one, two))
 
     def meet(lane: Lane, situation: str) -> None:

@@ -72,7 +72,7 @@ def define(core: Core) -> None:
 @pytest.mark.parametrize(
     ("histories", "length"),
     [
-        pytest.param(100, 60, marks=pytest.mark.timeout(300)),
+        pytest.param(60, 60, marks=pytest.mark.timeout(300)),
         pytest.param(4000, 80, marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
     ],
     ids=["short", "long"],

@@ -14,12 +14,11 @@ from tests.sql_kit import Core, fan
 ROOT = Path(__file__).parents[2]
 
 FINALIZE = """
-import sys, json
-from tests.sql_kit import Core
-core = Core(sys.argv[1])
+import sys, json, psycopg
+connection = psycopg.connect(sys.argv[1], autocommit=True)
 sys.stdin.readline()
 claim = "SELECT claimed, reason, already_claimed_by FROM tasker.claim_task_for_finalization(%s, %s)"
-row = core.rows(claim, sys.argv[2], sys.argv[3])[0]
+row = connection.execute(claim, (sys.argv[2], sys.argv[3])).fetchone()
 print(json.dumps([sys.argv[3], *row]))
 """
 
@@ -99,7 +98,7 @@ def test_of_fifty_finalizers_one_wins_and_forty_nine_are_told_why(core: Core) ->
 @pytest.mark.parametrize("continue_limit", ["0", "16"])
 def test_eight_processes_completing_the_same_joins_lose_none_and_double_none(core: Core, continue_limit: str) -> None:
     core.register("fan", fan(8))
-    tasks = 2000
+    tasks = 800
     for _ in range(4):
         core.create("fan", tasks // 4)
     answers = all_at_once([start(RUN, core.url, "7", continue_limit) for _ in range(8)], 110)

@@ -170,6 +170,24 @@ def test_rule_21_a_finalizer_that_waits_for_the_row_reads_what_the_other_committ
     assert running.join() == [(False, "already_claimed", "f1")]
 
 
+def test_an_outcome_that_waited_while_its_step_started_ends_it_after_its_start(core: Core, second: Core) -> None:
+    core.register("order", {"a": []})
+    (task,) = core.create("order")
+    worker = core.executor()
+    step_uuid = core.steps(task)["a"]["step_uuid"]
+    outcome = {
+        "task_uuid": task, "step_uuid": step_uuid, "fence": 1, "executor": worker.uuid, "status": "complete",
+    }  # fmt: skip
+    with core.connection.transaction():
+        core.rows("SELECT FROM tasker.workflow_steps WHERE task_uuid = %s FOR UPDATE", task)
+        early = Running(lambda: second.call("process_step_results", {"messages": [{"msg_id": 0, "outcome": outcome}]}))
+        wait_until(lambda: is_blocked(core, second), "the outcome to wait for the step")
+        worker.claim()
+    assert early.join()["outcomes"][0]["answer"] == "accepted"
+    step = core.steps(task)["a"]
+    assert step["started_at"] < step["finished_at"]
+
+
 def test_a_creation_waits_for_its_uncommitted_twin_and_then_returns_it(core: Core, second: Core) -> None:
     core.register("order", {"a": []})
     request = {"namespace": "shop", "name": "order", "identity_key": "k"}

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.races.actors import ACTORS, EVERYBODY
+from tests.races.cast import ACTORS, EVERYBODY
 from tests.races.rounds import Lane, ask, record
 from tests.races.stages import SITUATIONS, Stage
 from tests.sql_kit import Core

@@ -23,6 +23,7 @@ ENTRY_POINTS = {name for names in GRANTED_FUNCTIONS.values() for name in names} 
 INTERNAL = HEADS.keys() - ENTRY_POINTS
 # Entry points that other functions call as well, and helpers that read no table.
 PLANLESS = {"assert_read_committed", "check_task_request", "queue_send", "queue_show_again", "queue_ensure", "to_uuid"}
+PLANLESS |= {"checked_events", "checked_lifecycle"}
 
 
 @pytest.mark.parametrize("name", sorted(INTERNAL))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+
+from tasker.config.settings import Settings
 
 DOCKER = Path(__file__).parents[2] / "docker"
 
@@ -48,9 +51,19 @@ def test_the_image_is_built_in_stages_and_runs_as_nobody_of_importance(dockerfil
 
 
 def test_signals_reach_the_program_and_its_health_is_asked(dockerfile: str) -> None:
-    assert re.search(r'^ENTRYPOINT \["tini", "--", "tasker"\]$', dockerfile, re.MULTILINE)
+    assert re.search(r'^ENTRYPOINT \["tini", "--"\]$', dockerfile, re.MULTILINE)
     assert re.search(r"^STOPSIGNAL SIGTERM$", dockerfile, re.MULTILINE)
     assert re.search(r"^HEALTHCHECK ", dockerfile, re.MULTILINE)
+
+
+def test_the_image_runs_the_server_and_is_well_when_that_is_ready(services: dict[str, Any], dockerfile: str) -> None:
+    assert re.search(r'^CMD \["tasker-server"\]$', dockerfile, re.MULTILINE)
+    assert services["tasker-server"]["command"] == ["tasker-server"]
+    scripts = tomllib.loads((DOCKER.parent / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts["tasker-server"] == "tasker.cli.server:supervised"
+    _, _, port = Settings().web.bind_address.rpartition(":")
+    assert services["tasker-server"]["ports"] == [f"3000:{port}"]
+    assert f"http://127.0.0.1:{port}/ready" in dockerfile
 
 
 def test_everything_the_wheel_is_built_from_is_copied_into_the_build(dockerfile: str) -> None:

@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL
 from tasker.database import migrations
 from tasker.database.connection import Database
 from tasker.database.function_files import load_function_files
+from tasker.database.partitions import EARLY
 from tasker.database.verification import history, schema, steps, tasks, work
 from tasker.database.verification.rule import Check, Rule
 from tasker.errors import InvalidRequest
@@ -338,8 +339,8 @@ def _fragments(connection: psycopg.Connection[Any], moment: dt.datetime, now: dt
     queues = [
         queue
         for (queue,) in connection.execute(
-            "SELECT n.queue FROM tasker.namespaces AS n"
-            " WHERE to_regclass(format('pgmq.%I', 'q_' || n.queue)) IS NOT NULL ORDER BY n.queue"
+            "SELECT n.queue || b.suffix FROM tasker.namespaces AS n, (VALUES (''), ('_high'), ('_low')) AS b(suffix)"
+            " WHERE to_regclass(format('pgmq.%I', 'q_' || n.queue || b.suffix)) IS NOT NULL ORDER BY 1"
         ).fetchall()
     ]
     return {
@@ -397,7 +398,8 @@ def _functions() -> str:
 
 
 def _history_from(connection: psycopg.Connection[Any]) -> dict[str, dt.datetime | None]:
-    """From when on each audit table is complete: the lower bound of its first partition.
+    """From when on each audit table is complete: the lower bound of its first partition, but for the one that stands
+    before it for the sake of clocks that are set back.
 
     The lock keeps partitions from being dropped between here and the statements that read them.
     """
@@ -407,8 +409,9 @@ def _history_from(connection: psycopg.Connection[Any]) -> dict[str, dt.datetime 
     for name, table in _AUDIT_TABLES.items():
         bounds = connection.execute(
             "SELECT (regexp_match(pg_get_expr(c.relpartbound, c.oid), $$FROM \\('([^']+)'\\)$$))[1]"
-            " FROM pg_partition_tree(to_regclass(%s)) AS p JOIN pg_class AS c ON c.oid = p.relid WHERE p.level = 1",
-            (f"tasker.{table}",),
+            " FROM pg_partition_tree(to_regclass(%s)) AS p JOIN pg_class AS c ON c.oid = p.relid"
+            " WHERE p.level = 1 AND c.relname <> %s",
+            (f"tasker.{table}", f"{table}{EARLY}"),
         ).fetchall()
         starts = [None if bound is None else dt.datetime.fromisoformat(bound) for (bound,) in bounds]
         kept[name] = None if None in starts else min((start for start in starts if start is not None), default=None)

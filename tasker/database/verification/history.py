@@ -9,6 +9,9 @@ kept. A task that was created earlier may have a history that begins late, or no
 the same: it must be connected, and end in the state of now. Whether a task was created earlier is said by its uuid,
 which begins with the time: ``$first_step`` and ``$first_task`` are the least uuids of that moment (zero while nothing
 is gone), ``$attempts_from`` is the moment for attempts at finalization.
+
+And tasks may be gone: finished ones are pruned, and their history stays until its partitions are dropped. So what has
+ended by its history need not exist; what has not must.
 """
 
 from __future__ import annotations
@@ -17,6 +20,12 @@ from tasker.database.verification.rule import SATISFIED, TASK_ENDS, Check, Rule,
 
 _CLOCK = "was the server's clock set back? Else report it"
 _REPORT = "the history or the row was written by hand, or by a function that forgot one of them: report it"
+
+# Tasks that are gone, and had ended.
+_PRUNED = f"""
+        (SELECT DISTINCT e.task_uuid FROM tasker.task_transitions AS e
+         WHERE e.to_state IN {TASK_ENDS}
+           AND NOT EXISTS (SELECT FROM tasker.tasks AS x WHERE x.task_uuid = e.task_uuid)%s)"""
 
 _STEP_CHAIN = told(
     (
@@ -65,7 +74,7 @@ STEP_TRANSITIONS = Check(
     task="coalesce(h.task_uuid, s.task_uuid)",
     step=("coalesce(h.position, s.position)", "coalesce(h.map_index, s.map_index)"),
     reads_history=True,
-    source="""
+    source=f"""
         FROM (SELECT w.*, w.next_fence IS NULL AS is_last,
                      CASE WHEN w.next_fence IS NULL THEN w.task_uuid END AS last_of
               FROM (SELECT x.task_uuid, x.position, x.map_index, x.fence, x.from_state, x.to_state, x.at,
@@ -79,7 +88,8 @@ STEP_TRANSITIONS = Check(
                                                WHEN x.from_state = 'in_progress' THEN 1 ELSE 2 END, x.at)) AS w) AS h
         FULL JOIN (SELECT x.task_uuid, x.position, x.map_index, x.state, x.fence, x.finished_at
                    FROM tasker.workflow_steps AS x WHERE $scope(x.task_uuid)) AS s
-          ON s.task_uuid = h.last_of AND s.position = h.position AND s.map_index = h.map_index""",
+          ON s.task_uuid = h.last_of AND s.position = h.position AND s.map_index = h.map_index
+        LEFT JOIN {_PRUNED % " AND $scope(e.task_uuid)"} AS g ON g.task_uuid = h.last_of""",
     rules=(
         Rule(
             "step-transitions-allowed",
@@ -117,8 +127,8 @@ STEP_TRANSITIONS = Check(
         ),
         Rule(
             "step-transition-has-step",
-            "a transition's step exists",
-            "h.is_last AND s.task_uuid IS NULL",
+            "a transition's step exists, unless its task had ended (and was pruned)",
+            "h.is_last AND s.task_uuid IS NULL AND g.task_uuid IS NULL AND h.task_uuid >= $first_task",
             "format('%s at %s of a step that does not exist', h.to_state, h.at)",
             "the step was deleted by hand; its history goes with its partitions",
         ),
@@ -173,7 +183,7 @@ BUDGETS = Check(
                      count(*) FILTER (WHERE x.to_state = 'in_progress')
                      - count(*) FILTER (WHERE x.from_state = 'in_progress' AND x.to_state = 'enqueued'
                                           AND x.reason IN ('released', 'executor_lost', 'executor_left',
-                                                           'answer_lost')) AS attempts,
+                                                           'answer_lost', 'circuit_open')) AS attempts,
                      count(*) FILTER (WHERE x.reason = 'executor_lost' OR x.to_state = 'error'
                                         AND x.reason IN ('poison', 'outcome_unknown')) AS losses
               FROM tasker.workflow_step_transitions AS x
@@ -290,8 +300,8 @@ TASK_TRANSITIONS = Check(
         ),
         Rule(
             "task-transition-has-task",
-            "a transition's task exists",
-            "h.is_last AND t.task_uuid IS NULL",
+            "a transition's task exists, unless it had ended (and was pruned)",
+            f"h.is_last AND t.task_uuid IS NULL AND h.to_state NOT IN {TASK_ENDS}",
             "format('%s at %s of a task that does not exist', h.to_state, h.at)",
             "the task was deleted by hand; its history goes with its partitions",
         ),
@@ -309,7 +319,8 @@ FINALIZATION_CLAIMS = Check(
     reads_history=True,
     # An attempt that was refused may name a task that never was, or a number that never was given out.
     source="""
-        FROM (SELECT x.task_uuid, x.claim_no, count(DISTINCT x.processor) AS processors
+        FROM (SELECT x.task_uuid, x.claim_no, count(DISTINCT x.processor) AS processors,
+                     bool_or(bool_or(x.outcome = 'finalized')) OVER (PARTITION BY x.task_uuid) AS was_finalized
               FROM tasker.finalization_attempts AS x
               WHERE x.outcome IN ('claimed', 'claimed_expired', 'finalized') AND $scope(x.task_uuid)
               GROUP BY x.task_uuid, x.claim_no) AS a
@@ -323,10 +334,30 @@ FINALIZATION_CLAIMS = Check(
         ),
         Rule(
             "attempt-has-task",
-            "an attempt at finalization that succeeded has its task",
-            "t.task_uuid IS NULL",
+            "an attempt at finalization that succeeded has its task, unless one finalized it (and it was pruned)",
+            "t.task_uuid IS NULL AND NOT a.was_finalized",
             "format('claim %s of a task that does not exist', a.claim_no)",
             "the task was deleted by hand; its history goes with its partitions",
+        ),
+    ),
+)
+
+PARENTS = Check(
+    about="parents",
+    task="t.task_uuid",
+    reads_history=True,
+    source=f"""
+        FROM tasker.tasks AS t
+        LEFT JOIN tasker.tasks AS p ON p.task_uuid = t.parent_task_uuid
+        LEFT JOIN {_PRUNED % ""} AS g ON g.task_uuid = t.parent_task_uuid""",
+    where="t.parent_task_uuid IS NOT NULL AND $scope(t.task_uuid)",
+    rules=(
+        Rule(
+            "parent-exists",
+            "a child task's parent exists, or had ended (and was pruned)",
+            "p.task_uuid IS NULL AND g.task_uuid IS NULL AND t.parent_task_uuid >= $first_task",
+            "format('its parent %s does not exist', t.parent_task_uuid)",
+            "the parent was deleted by hand, or the child was created with a wrong parent_task_uuid",
         ),
     ),
 )
@@ -366,4 +397,4 @@ FINALIZED = Check(
     ),
 )
 
-CHECKS = (STEP_TRANSITIONS, READINESS, BUDGETS, TASK_TRANSITIONS, FINALIZATION_CLAIMS, FINALIZED)
+CHECKS = (STEP_TRANSITIONS, READINESS, BUDGETS, TASK_TRANSITIONS, PARENTS, FINALIZATION_CLAIMS, FINALIZED)

@@ -42,7 +42,9 @@ WORKFLOWS = Check(
 QUEUES = Check(
     about="queues",
     source="""
-        FROM (SELECT x.queue FROM tasker.namespaces AS x
+        FROM (SELECT x.queue || b.suffix AS queue FROM tasker.namespaces AS x
+              CROSS JOIN LATERAL (VALUES ('', true), ('_high', x.has_high), ('_low', x.has_low)) AS b(suffix, is_there)
+              WHERE b.is_there
               UNION ALL
               SELECT unnest(ARRAY['task_requests_queue', 'orchestration_step_results',
                                   'step_enqueue', 'task_finalization'])) AS q""",

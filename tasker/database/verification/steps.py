@@ -13,7 +13,9 @@ _COLUMNS = told(
         "format('%s, finished_at %s', s.state, s.finished_at)",
     ),
     (
-        "s.state IN ('in_progress', 'waiting_for_retry', 'complete', 'error')"
+        # What a lifecycle gave up may never have run.
+        "(s.state IN ('in_progress', 'waiting_for_retry', 'complete')"
+        " OR s.state = 'error' AND NOT starts_with(coalesce(s.error->>'type', ''), 'lifecycle_'))"
         " AND (s.executor IS NULL OR s.fence = 0 OR s.attempts = 0 OR s.started_at IS NULL)",
         "format('%s, but it never ran (executor %s, fence %s, attempts %s, started %s)',"
         " s.state, s.executor, s.fence, s.attempts, s.started_at)",
@@ -33,9 +35,9 @@ _COLUMNS = told(
 
 _TIMER = told(
     (
-        """NOT (w.kind = 'retry' AND s.state IN ('waiting_for_retry', 'enqueued')
+        """NOT (w.kind IN ('retry', 'circuit', 'limit') AND s.state IN ('waiting_for_retry', 'enqueued')
              OR w.kind = 'deadline' AND s.state = 'in_progress'
-             OR w.kind = 'deadline' AND s.state IN ('cancelled', 'resolved_manually')
+             OR w.kind = 'deadline' AND s.state IN ('cancelled', 'resolved_manually', 'error')
                 AND w.due_at <= $now + interval '1 minute')""",
         "format('a %s timer, due at %s, of a step that is %s', w.kind, w.due_at, s.state)",
     ),
@@ -132,7 +134,8 @@ TIMERS = Check(
         ),
         Rule(
             "timer-fits-its-step",
-            "a waiting step's timer is a retry, a running one's a deadline, of its fence and queue; no other has one",
+            "a waiting step's timer is a retry or says what it waits for, a running one's a deadline, of its fence and"
+            " queue; no other has one",
             *_TIMER,
             "report it; the client's `reset_step` clears the timer of a live step",
         ),

@@ -202,24 +202,6 @@ TASKS = Check(
     ),
 )
 
-PARENTS = Check(
-    about="parents",
-    task="t.task_uuid",
-    source="""
-        FROM tasker.tasks AS t
-        LEFT JOIN tasker.tasks AS p ON p.task_uuid = t.parent_task_uuid""",
-    where="t.parent_task_uuid IS NOT NULL AND $scope(t.task_uuid)",
-    rules=(
-        Rule(
-            "parent-exists",
-            "a child task's parent exists",
-            "p.task_uuid IS NULL",
-            "format('its parent %s does not exist', t.parent_task_uuid)",
-            "the parent was deleted by hand, or the child was created with a wrong parent_task_uuid",
-        ),
-    ),
-)
-
 FINALIZATION = Check(
     about="tasks that wait for after-work",
     task="t.task_uuid",
@@ -283,4 +265,4 @@ IDENTITIES = Check(
     ),
 )
 
-CHECKS = (TASKS, PARENTS, FINALIZATION, CONTEXTS, IDENTITIES)
+CHECKS = (TASKS, FINALIZATION, CONTEXTS, IDENTITIES)

@@ -24,7 +24,8 @@ RECEIPTS = Check(
             "what a receipt holds exists",
             "s.task_uuid IS NULL",
             "format('executor %s holds a step that does not exist', k.holder)",
-            "the step was deleted by hand while it ran; the receipt goes when its executor names it or is lost",
+            "was its task pruned, or deleted by hand?",
+            repaired="the receipt goes when its executor names it or is lost",
         ),
         Rule(
             "receipt-fence",
@@ -138,7 +139,7 @@ MESSAGES = Check(
         Rule(
             "message-is-on-its-queue",
             "a message lies on the queue of its step",
-            "n.queue <> q.queue",
+            "q.queue <> ALL (ARRAY[n.queue, n.queue || '_high', n.queue || '_low'])",
             "format('message %s lies on %s; the step''s queue is %s', q.msg_id, q.queue, n.queue)",
             "workers without its handler may claim the step: report it",
         ),

@@ -58,3 +58,37 @@ def masked(url: str, mask: str = "**") -> str:
     scheme, separator, rest = url.partition("://")
     rest = _PASSWORD_IN_AUTHORITY.sub(lambda found: f"{found[1]}{mask if found[2] else ''}{found[3]}", rest)
     return scheme + separator + _PASSWORD_IN_QUERY.sub(lambda found: found[1] + mask, rest)
+
+
+class ShownUrl(str):
+    """A broker URL as it may be shown, which remembers and compares as what it stands for.
+
+    kombu tells the whole URL where it is asked about a connection, and Celery sends that to whoever asks a worker for
+    its ``stats``: Flower shows it.
+    """
+
+    url: str
+
+    def __new__(cls, url: str) -> ShownUrl:
+        """``url`` with its password, or what was made of it."""
+        whole = whole_url(url)
+        shown = super().__new__(cls, masked(whole))
+        shown.url = whole
+        return shown
+
+    def __eq__(self, other: object) -> bool:
+        return self.url == (other.url if isinstance(other, ShownUrl) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def __reduce__(self) -> tuple[type[ShownUrl], tuple[str]]:
+        return ShownUrl, (self.url,)
+
+
+def whole_url(url: str) -> str:
+    """``url`` with its password, if it was hidden by ``ShownUrl``."""
+    return url.url if isinstance(url, ShownUrl) else url

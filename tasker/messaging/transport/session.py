@@ -23,6 +23,10 @@ _PUBLISH_UNFLUSHED = f"{_PUBLISH} FROM set_config('synchronous_commit', 'off', t
 _FLUSH = "SELECT pg_logical_emit_message(true, 'tasker', '')"
 """The smallest thing whose commit waits for the disk; nobody reads it."""
 
+PIPELINED_CHARACTERS = 4096
+"""A longer message is sent without a pipeline: psycopg's flushes once and then waits for the answer, although the
+socket may have taken only a part of what was sent."""
+
 
 class PollFailed(psycopg.OperationalError):
     """A poll got no answer: the connection broke, or the server refused it.
@@ -307,7 +311,7 @@ class Session:
         ``pgmq_queue``: see ``tasker.celery_publish``.
         """
         parameters = (exchange, routing_key, text, priority, ttl_seconds, pgmq_queue)
-        if not durable or not psycopg.Pipeline.is_supported():
+        if not durable or len(text) > PIPELINED_CHARACTERS or not psycopg.Pipeline.is_supported():
             return int(self._value(_PUBLISH, *parameters))
         with self._calling():
             # A commit that notifies lets no other one that does pass until it is on disk, in the whole server: senders

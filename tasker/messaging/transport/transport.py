@@ -24,9 +24,10 @@ import psycopg
 from kombu.exceptions import ChannelError
 from kombu.transport import base, virtual
 
+from tasker.errors import ConfigurationError
 from tasker.messaging.connecting import ANSWER_TIMEOUT_SECONDS
 from tasker.messaging.transport import channel as channels
-from tasker.messaging.transport.address import SCHEME, dsn_of_broker, masked
+from tasker.messaging.transport.address import SCHEME, ShownUrl, dsn_of_broker, masked, whole_url
 from tasker.messaging.transport.payload import decode_message
 from tasker.messaging.transport.poll import Answer, Delivery, Held, PollRequest
 from tasker.messaging.transport.qos import mail_tag_of, tag_of
@@ -70,7 +71,17 @@ class Transport(virtual.Transport):
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
-        self.dsn = dsn_of_broker(client.hostname or f"{SCHEME}://")
+        url = whole_url(client.hostname or f"{SCHEME}://")
+        self.dsn = dsn_of_broker(url)
+        client.hostname = ShownUrl(url)
+        if len(client.alt) > 1:
+            raise ConfigurationError(
+                "a list of brokers is not understood by the broker on PostgreSQL",
+                hint=f"name all hosts in one URL, as libpq does: {SCHEME}://host1,host2/database",
+                field="broker_url",
+            )
+        # To switch to the next of one, kombu would take the URL apart.
+        client.cycle = None
         self.mailboxes: dict[str, bool] = {}
         """Mailboxes that this connection declared, and whether each goes with its consumer."""
         self._session: Session | None = None
@@ -162,7 +173,7 @@ class Transport(virtual.Transport):
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         """The broker URL as it may be shown."""
-        return uri if include_password else masked(uri, mask)
+        return whole_url(uri) if include_password else masked(whole_url(uri), mask)
 
     def driver_version(self) -> str:
         """The version of psycopg."""

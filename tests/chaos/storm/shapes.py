@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from benchmarks import mixing
 from tasker import PermanentError, Retry, StepContext, workflow
 from tasker.handlers.hooks import TaskOutcome
 from tasker.workflows.declaration import Workflow
@@ -218,9 +219,4 @@ _SHARES = {"chain": 26, "diamond": 18, "fan": 10, "flaky": 12, "once": 14, "slow
 
 def shape_of(n: int) -> str:
     """Which workflow task number ``n`` is of: always the same, mixed evenly, in those shares of a hundred."""
-    place = (n * 37) % 100
-    for name, share in _SHARES.items():
-        if place < share:
-            return name
-        place -= share
-    raise AssertionError("shares make a hundred")
+    return mixing.shape_of(n, _SHARES)

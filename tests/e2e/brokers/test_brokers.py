@@ -18,6 +18,7 @@ from tests.e2e import workflows
 from tests.e2e.brokers import fan
 from tests.e2e.brokers.kinds import Broker
 from tests.e2e.brokers.site import TASKS, Site, site_on
+from tests.e2e.events import watched
 from tests.e2e.harness import CeleryProcess
 from tests.integration.test_docs_how_to import blocks
 from tests.waiting import wait_until
@@ -170,6 +171,27 @@ def test_flower_sees_workers_ordinary_tasks_and_steps(processes: Processes) -> N
     )
     assert (info["name"], info["result"], info["worker"]) == (f"{TASKS}.echo", "7", name)
     assert cluster.wait([handle]) == ["complete"]
+    for step in cluster.client.steps(handle):
+        if step.name != "echoed":  # which is an ordinary task, with an id of its own
+
+            def ended(uuid: object = step.step_uuid) -> Any:
+                found = processes.flower(f"task/info/{uuid}")
+                return found if found and found["state"] == "SUCCESS" else None
+
+            info = wait_until(ended, f"Flower sees the end of step {step.name}")
+            assert (info["worker"], info["root_id"]) == (name, str(handle.task_uuid))
+            assert info["name"].endswith(f".fan.{step.name}")
+
+
+def test_a_receiver_is_told_of_every_step_in_the_order_of_what_happened(processes: Processes) -> None:
+    cluster, worker = processes.cluster, processes.steps()
+    with watched(cluster.app) as watcher:
+        handles = cluster.start(workflows.linear, *({"n": n} for n in range(10)))
+        assert set(cluster.wait(handles)) == {"complete"}
+        for step in (step for handle in handles for step in cluster.client.steps(handle)):
+            task = watcher.wait_for(step.step_uuid, "task-succeeded")
+            assert (task.state, task.worker.hostname) == ("SUCCESS", f"{worker.name}@test")
+            assert watcher.of(step.step_uuid) == ["task-received", "task-started", "task-succeeded"]
 
 
 def test_a_program_that_has_only_celery_starts_a_workflow_and_is_told_its_uuid(processes: Processes) -> None:
@@ -197,7 +219,7 @@ def test_a_program_that_has_only_celery_starts_a_workflow_and_is_told_its_uuid(p
     assert (record.context, list(record.tags)) == ({"n": 47}, ["web"])
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "control shutdown"])
+@pytest.mark.parametrize("how", ["SIGTERM", pytest.param("control shutdown", marks=pytest.mark.long)])
 def test_a_worker_that_is_stopped_under_load_loses_no_attempt(processes: Processes, how: str) -> None:
     cluster = processes.cluster
     worker = processes.steps()

@@ -108,6 +108,7 @@ def test_what_is_large_was_laid_down_by_the_rules_and_none_of_it_is_work_for_the
     assert (report.findings, report.unchecked) == ((), {})
 
 
+@pytest.mark.long
 def test_both_databases_of_a_pair_are_measured_in_each_round_and_looked_into_afterwards(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def test_dead_rows_stay_as_long_as_a_snapshot_is_held(url: str) -> None:
     wait_until(lambda: pages("SELECT") == 0, "the dead rows to be removed")
 
 
+@pytest.mark.long
 def test_handoffs_are_timed_to_the_same_executor_and_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handoff, "LEARNED_SECONDS", 0)
     with bench_servers.servers(database_url=None, redis=False, rabbitmq=False, settings=SETTINGS) as own:
@@ -169,11 +171,13 @@ def test_the_ruler_of_dependencies_agrees_with_the_counters(servers: Servers, mo
         assert min(figures[f"dependencies_{name}_alone_10"]) > 0
 
 
+@pytest.mark.long
 def test_results_of_other_languages_are_all_recorded(servers: Servers) -> None:
     figures = other_languages.measure(servers, TINY).figures
     assert min(figures["other_languages_per_second"] + figures["other_languages_end_to_end"]) > 0
 
 
+@pytest.mark.long
 def test_a_large_task_is_run_beside_as_many_steps_of_small_ones(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +202,7 @@ def test_memory_is_read_as_steps_go_by(servers: Servers, monkeypatch: pytest.Mon
     assert min(found.details["megabytes"].values()) > 1
 
 
+@pytest.mark.long
 def test_brokers_are_measured_beside_each_other_and_nothing_is_left_on_either(
     tasker_server: ScratchDatabases, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from tasker.database.connection import Database
 from tests.integration.executors.engine import Engine
 from tests.sql_kit import assert_legal
 
-pytest.register_assert_rewrite("tests.integration.executors.steps")
+pytest.register_assert_rewrite("tests.integration.executors.steps", "tests.integration.executors.matrix")
 
 
 @pytest.fixture(scope="session")

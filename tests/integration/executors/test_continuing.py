@@ -79,7 +79,8 @@ class _Counting(psycopg.Cursor[Any]):
         return super().execute(*args, **kwargs)
 
 
-@pytest.mark.parametrize(("batch", "tasks", "statements", "commits"), [(1, 20, 1.35, 1.35), (50, 200, 0.06, 0.06)])
+# In batches of fifty it is 0.046 on a quiet machine; where steps take long, less fits into the time of a batch.
+@pytest.mark.parametrize(("batch", "tasks", "statements", "commits"), [(1, 20, 1.35, 1.35), (50, 200, 0.1, 0.1)])
 def test_statements_and_commits_per_step_of_a_chain_of_four(
     engine: Engine, monkeypatch: Any, batch: int, tasks: int, statements: float, commits: float
 ) -> None:

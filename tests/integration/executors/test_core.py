@@ -16,7 +16,7 @@ from tasker.config.sections import ConnectionPoolSettings, DatabaseSettings, Orc
 from tasker.config.settings import Settings
 from tasker.core import OrchestrationCore
 from tasker.database.embedded import EmbeddedServer
-from tasker.errors import ConfigurationError, InvalidRequest, SchemaVersionError
+from tasker.errors import CircuitOpen, ConfigurationError, InvalidRequest, SchemaVersionError
 from tasker.executors.executor import Executor, ExecutorKind
 from tasker.executors.stop import StopSignal
 from tests.embedded_support import kill_postmaster, server_folder
@@ -176,3 +176,30 @@ def test_executors_carry_on_when_the_embedded_server_is_killed(
     assert len(runs) == 400
     # Fenced and repeated by number: what was under way is not run again just because the server went down.
     assert set(runs.values()) == {1}
+
+
+@pytest.mark.circuit_breaker
+def test_circuits_are_as_the_settings_say_and_one_process_hears_of_another(tasker_database_url: str) -> None:
+    settings = Settings.model_validate(
+        {
+            "database": {"url": tasker_database_url},
+            "circuit_breakers": {
+                "default_config": {"failure_threshold": 2},
+                "component_configs": {"database": {"failure_threshold": 7}, "bank": {"timeout_seconds": 90}},
+            },
+        }
+    )
+    with OrchestrationCore.from_settings(settings) as here, OrchestrationCore.from_settings(settings) as there:
+        assert here.circuits.get("database").config.failure_threshold == 7
+        bank, seen = here.circuits.get("bank"), there.circuits.get("bank")
+        assert seen.call(int) == 0
+        assert there.listener is not None
+        wait_until(lambda: there.listener.connected, "it listens")
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                bank.call(lambda: 1 // 0)
+        wait_until(lambda: seen.state == "open", "the other one hears of it")
+        assert there.health().circuits["bank"] == "open"
+        with pytest.raises(CircuitOpen) as refused:
+            seen.call(int)
+        assert 80 < (refused.value.retry_after_seconds or 0) <= 90

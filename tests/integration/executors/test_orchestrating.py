@@ -18,6 +18,7 @@ from tasker.executors.stop import StopSignal
 from tasker.handlers.results import MISMATCH
 from tasker.messaging.queues import STEP_RESULTS, TASK_REQUESTS
 from tests.integration.executors.engine import Engine
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.orchestration
 
@@ -268,3 +269,72 @@ def test_a_result_waits_for_a_task_that_somebody_keeps_locked_however_often_it_i
     run(core, ExecutorKind.STEP_RESULT_PROCESSOR)
     assert dead_letters(engine) == []
     assert engine.step(task)["state"] == "complete"
+
+
+# -- circuits ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.circuit_breaker
+def test_outcomes_of_celery_tasks_count_for_the_circuit_of_their_system(
+    engine: Engine, core: OrchestrationCore
+) -> None:
+    failed = {"status": "error", "error": {"message": "refused", "type": "ConnectionError"}}
+    retries = {"max_attempts": 9, "backoff_base_ms": 3_600_000, "backoff_max_ms": 3_600_000}
+    _delegated(engine, core, system_dependency="bank", **retries)
+    for _ in range(5):
+        engine.create()
+    run(core, ExecutorKind.STEP_EXECUTOR)
+    answers = [
+        {"task_uuid": str(row[0]), "step_uuid": str(row[1]), "fence": row[2], "executor": str(row[3])}
+        for row in engine.rows(
+            "SELECT task_uuid, step_uuid, fence, executor FROM tasker.workflow_steps WHERE state = 'in_progress'"
+        )
+    ]
+    permanent = {"status": "error", "error": {"message": "no such account", "retryable": False}}
+    send(engine, STEP_RESULTS, {**answers[0], **permanent})
+    send(engine, STEP_RESULTS, *({**answer, **failed} for answer in answers[1:4]), {**answers[1], **failed})
+    counters = run(core)["step_result_processor"]
+    assert (counters["circuit_calls_failure"], counters["circuit_calls_neutral"]) == (3, 1)
+    wait_until(lambda: _bank(engine) == ("closed", 3), "three failures are counted")
+    send(engine, STEP_RESULTS, {**answers[4], "status": "complete", "results": {}})
+    run(core)
+    wait_until(lambda: _bank(engine) == ("closed", 0), "a success forgets them")
+
+
+@pytest.mark.circuit_breaker
+def test_a_celery_task_that_tries_a_half_open_circuit_closes_it_when_it_comes_back(
+    engine: Engine, core: OrchestrationCore
+) -> None:
+    _, late = _delegated(engine, core, system_dependency="bank")
+    core.circuits.force_open("bank")
+    for _ in range(3):
+        engine.create()
+    run(core, ExecutorKind.STEP_EXECUTOR)
+    engine.rows("UPDATE tasker.circuit_breakers SET forced = false, retry_at = tasker.now() RETURNING name")
+    for success in range(2):
+        run(core, ExecutorKind.STEP_EXECUTOR)
+        send(engine, STEP_RESULTS, *([{**late, "status": "complete", "results": {}}] if success == 0 else []))
+        (row,) = engine.rows(
+            "SELECT task_uuid, step_uuid, fence, executor FROM tasker.workflow_steps WHERE state = 'in_progress'"
+            " AND step_uuid <> %s",
+            late["step_uuid"],
+        )
+        assert _bank(engine)[0] == "half_open"
+        answer = dict(
+            zip(("task_uuid", "step_uuid", "fence", "executor"), (*map(str, row[:2]), row[2], str(row[3])), strict=True)
+        )
+        send(engine, STEP_RESULTS, {**answer, "status": "complete", "results": {}})
+        run(core)
+        wait_until(lambda n=success: _successes(engine) == (None if n else 1), "the one that tried is counted")
+    assert _bank(engine)[0] == "closed"
+
+
+def _bank(engine: Engine) -> tuple[str, int] | None:
+    found = engine.rows("SELECT state, failures FROM tasker.circuit_breakers WHERE name = 'bank'")
+    return found[0] if found else None
+
+
+def _successes(engine: Engine) -> int | None:
+    """Of tries so far; ``None`` once they have closed the circuit."""
+    ((state, successes),) = engine.rows("SELECT state, successes FROM tasker.circuit_breakers WHERE name = 'bank'")
+    return None if state == "closed" else int(successes)

@@ -343,7 +343,7 @@ def test_why_names_a_reason_for_every_state(core: Core) -> None:
 
     assert (why("a"), why("b")) == ("no_executor", "waiting_for_dependencies")
     worker = core.executor()
-    assert why("a") == "queued"
+    assert why("a") == "all_busy"
     core.rows_affected("UPDATE tasker.namespaces SET paused_at = now()")
     assert why("a") == "namespace_paused"
     core.rows_affected("UPDATE tasker.namespaces SET paused_at = NULL")

@@ -77,6 +77,50 @@ def hot_path(core: Core, worker: Worker) -> Iterator[tuple[str, dict[str, int]]]
     assert worker.run_all(20, continue_limit=20) == 62
     read, _ = read_by(core, worker.claim)
     yield "idle claim", read
+    yield from kept_back(core, worker)
+    yield from ticks(core, worker)
+
+
+def kept_back(core: Core, worker: Worker) -> Iterator[tuple[str, dict[str, int]]]:
+    """What is done while tasks wait to be admitted, and steps for a limit."""
+    core.rows_affected("UPDATE tasker.namespaces SET admission = 'soft', admission_room = 15 WHERE name = 'shop'")
+    tasks = core.create("order", 20, identity_key=None)
+    read, answer = read_by(core, lambda: core.call("claim_ready_tasks", {"processor": "p", "limit": 20}))
+    assert len(answer["tasks"]) == 15
+    yield "admission while closed", read
+    limits = {"soft_queue_depth": 1000, "hard_queue_depth": 5000, "max_concurrent_tasks": 1000, "every_seconds": 0}
+    read, answer = read_by(core, lambda: core.call("measure_admission", limits))
+    assert answer["measured"]
+    yield "measure", read
+    core.rows_affected("UPDATE tasker.namespaces SET admission = 'open' WHERE name = 'shop'")
+    core.call("claim_ready_tasks", {"processor": "p", "limit": 20})
+    core.call("enqueue_ready_steps", {"processor": "p", "task_uuids": tasks})
+    core.call("set_namespace", {"namespace": "shop", "max_concurrency": 5})
+    read, steps = read_by(core, lambda: worker.claim(20))
+    assert len(steps) == 5
+    yield "claim under a limit", read
+    worker.complete(steps)
+    core.call("set_namespace", {"namespace": "shop", "max_concurrency": None})
+    read, _ = read_by(core, lambda: core.call("tend_parked", {}))
+    yield "parked steps", read
+    assert worker.run_all(20) == 75
+
+
+def ticks(core: Core, worker: Worker) -> Iterator[tuple[str, dict[str, int]]]:
+    """What ticks do now and then, on twenty tasks each."""
+    core.create("stuck", 20, identity_key=None)
+    worker.claim(20)
+    core.move_clock(120)
+    read, answer = read_by(core, lambda: core.call("act_on_stuck_tasks", {"limit": 20}))
+    core.move_clock(0)
+    assert answer["given_up"] == 20
+    yield "stuck tasks", read
+    for function in ("judge_executors", "pool_measures"):
+        read, _ = read_by(core, lambda function=function: core.call(function, {}))  # type: ignore[misc]
+        yield function, read
+    read, answer = read_by(core, lambda: core.call("prune_tasks", {"keep_seconds": 0, "limit": 20}))
+    assert answer["tasks"] == 20
+    yield "prune", read
 
 
 @pytest.mark.timeout(600)
@@ -86,6 +130,7 @@ def hot_path(core: Core, worker: Worker) -> Iterator[tuple[str, dict[str, int]]]
 def test_what_the_hot_path_reads_does_not_grow_with_the_tables(core: Core, tasks: int) -> None:
     core.excuse(*RULES)  # the tables are filled with tasks that have no history
     core.register("order", DIAMOND, step={"backoff": "none"})
+    core.register("stuck", {"a": []}, lifecycle={"max_duration_minutes": 1})
     worker = core.executor()
     for _ in range(2):
         on_empty = dict(hot_path(core, worker))

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 import psycopg
 import pytest
 from click.testing import CliRunner
+from sqlalchemy.exc import ProgrammingError
 
 import tasker.cli
 from tasker.cli import main
@@ -100,6 +101,17 @@ def test_a_database_that_does_not_answer_is_an_error_people_can_act_on(
     assert result.exit_code == 1
     assert "the database does not answer as it should: connection refused Is the server running?" in result.stderr
     assert "tasker config explain database.url" in result.stderr
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, lambda error: ProgrammingError("SELECT 1", {}, error)])
+def test_a_login_without_a_right_is_an_error_people_can_act_on(
+    wrap: Callable[[Exception], Exception], failing: list[Exception], runner: CliRunner
+) -> None:
+    failing.append(wrap(psycopg.errors.InsufficientPrivilege("permission denied\nLINE 1: SELECT")))
+    result = runner.invoke(main, ["fail"])
+    assert result.exit_code == 1
+    assert "may not do this: permission denied LINE 1: SELECT" in result.stderr
+    assert "grant it tasker_client, tasker_worker or tasker_operator" in result.stderr
 
 
 def test_a_mistake_in_the_program_keeps_its_traceback(failing: list[Exception], runner: CliRunner) -> None:

@@ -40,7 +40,7 @@ BAD = [
     Bad(
         "a section like no other lists all",
         "[redis]\nhost = 'x'",
-        says=('redis.host = "x": unknown section; there are database, engine, executor_pools,',),
+        says=('redis.host = "x": unknown section; there are circuit_breakers, database, engine,',),
     ),
     Bad(
         "an empty unknown section is unknown too",
@@ -227,6 +227,16 @@ BAD = [
         "no answer within the time that a statement may take",
         "[database]\nanswer_timeout_seconds = 20",
         says=("answer_timeout_seconds = 20: must be above database.statement_timeout_ms (30000 ms)",),
+    ),
+    Bad(
+        "history that goes before the tasks that it is about",
+        "[database.retention]\naudit_days = 7",
+        says=("audit_days = 7: must not be below database.retention.finished_task_days (30 days): a finished task",),
+    ),
+    Bad(
+        "history that goes, of tasks that stay for ever",
+        "[database.retention]\nfinished_task_days = 0",
+        says=("must not be below database.retention.finished_task_days (0, for ever)", "0 keeps history for ever"),
     ),
     Bad(
         "more executors at least than at most",

@@ -190,9 +190,9 @@ def test_explaining_an_unknown_key_suggests_the_nearest() -> None:
         ("executor_pools.claimer.batch_size", "executor_pools.task_claimer.batch_size"),
         ("DATABASE.URL", "database.url"),
         # Alike in letters only: silence is better than a wrong lead.
-        ("orchestration.scaling_interval_seconds", None),
+        ("orchestration.shoe_size_of_workers", None),
         ("telemetry.enabled", None),
-        ("web.bind_address", None),
+        ("dashboard.title", None),
     ],
 )
 def test_the_nearest_key_is_one_that_means_the_same(written: str, meant: str | None) -> None:

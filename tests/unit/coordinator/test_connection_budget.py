@@ -13,7 +13,7 @@ pytestmark = pytest.mark.config
 
 
 def settings(validation: str = "degraded", **changes: Any) -> Settings:
-    """Four step executors and two loops of orchestration executors, each with a pool of five and a listener."""
+    """Four step executors and two loops of orchestration executors, each with a pool and a listener; a server."""
     return Settings.model_validate(
         {
             "database": {"resource_validation": validation, "pool": {"max_connections": 5}},
@@ -21,14 +21,15 @@ def settings(validation: str = "degraded", **changes: Any) -> Settings:
                 "step_executor": {"max_executors": 4},
                 "task_claimer": {"max_executors": 2},
             },
+            "web": {"database_pool": {"max_connections": 2}},
             **changes,
         }
     )
 
 
-def test_the_sum_is_that_of_all_executors_their_listeners_and_one_client() -> None:
+def test_the_sum_is_that_of_all_executors_their_listeners_the_web_server_and_one_client() -> None:
     budget = ConnectionBudget.of(settings(), max_connections=100)
-    assert budget.demanded == (4 + 2 + 1) * (5 + 1)
+    assert budget.demanded == (4 + 2 + 1) * (5 + 1) + 2
     assert budget.available == 97
     assert budget.fits
     assert budget.enforce() is None
@@ -48,7 +49,7 @@ def test_a_broker_on_the_same_database_and_programs_beside_count_and_silent_proc
         transport_connections=2,
         others=[ConnectionDemand("the shop", 3, 4)],
     )
-    assert budget.demanded == (4 + 2 + 1) * (5 + 2) + 3 * 4
+    assert budget.demanded == (4 + 2 + 1) * (5 + 2) + 2 + 3 * 4
 
 
 def test_too_many_is_an_error_that_adds_up_and_says_what_to_change() -> None:
@@ -56,8 +57,8 @@ def test_too_many_is_an_error_that_adds_up_and_says_what_to_change() -> None:
     with pytest.raises(ConfigurationError) as caught:
         budget.enforce()
     assert caught.value.message == (
-        "up to 42 connections can be wanted, and the database has 37 for them (step executors: 4 × (5 + 1) = 24;"
-        " orchestration executors: 2 × (5 + 1) = 12; clients: 1 × (5 + 1) = 6)"
+        "up to 44 connections can be wanted, and the database has 37 for them (step executors: 4 × (5 + 1) = 24;"
+        " orchestration executors: 2 × (5 + 1) = 12; web server: 1 × (2 + 0) = 2; clients: 1 × (5 + 1) = 6)"
     )
     assert caught.value.hint == (
         "lower database.pool.max_connections to 4, or executor_pools.*.max_executors,"
@@ -91,7 +92,7 @@ def test_too_many_is_a_warning_and_nothing_else_where_best_effort_will_do(caplog
     budget = ConnectionBudget.of(settings("best_effort"), max_connections=40)
     with caplog.at_level(logging.WARNING):
         assert budget.enforce() is None
-    assert "up to 42 connections can be wanted" in caplog.text
+    assert "up to 44 connections can be wanted" in caplog.text
 
 
 def test_the_shipped_settings_fit_a_server_as_it_comes() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
 import sys
 import threading
@@ -204,4 +206,72 @@ def test_a_server_that_is_not_there_is_asked_again_later() -> None:
     handler = Plain()
     with pytest.raises(RetryableError, match="got no answer"):
         handler.call(StepContext(context={}, settings={"base_url": "http://127.0.0.1:1"}))
+    handler.close()
+
+
+class Seen:
+    """Circuits that note what their calls came to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.ended: list[type[BaseException] | None] = []
+
+    def __call__(self, name: str, needed: bool) -> Any:
+        assert not needed
+        self.asked.append(name)
+        return self
+
+    def guard(self) -> Any:
+        return self
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.ended.append(kind)
+
+    async def __aenter__(self) -> Any:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.ended.append(kind)
+
+
+@pytest.mark.parametrize(
+    ("status", "counts_as"),
+    [(200, None), (404, None), (422, None), (408, RetryableError), (429, RetryableError), (503, RetryableError)],
+)
+def test_only_answers_that_may_change_are_failures_of_the_system(status: int, counts_as: type | None) -> None:
+    seen = Seen()
+    handler = Charge(lambda request: httpx.Response(status))
+    ctx = StepContext(context={}, system_dependency="bank", circuits=seen)
+    with contextlib.suppress(RetryableError, PermanentError):
+        handler.request(ctx, "GET", "/charges/1")
+    with contextlib.suppress(RetryableError, PermanentError):
+        asyncio.run(handler.arequest(ctx, "GET", "/charges/1"))
+    handler.close()
+    assert seen.asked == ["bank", "bank"]
+    assert seen.ended == [counts_as, counts_as]
+
+
+def test_a_step_without_a_system_has_a_circuit_for_each_host() -> None:
+    seen = Seen()
+
+    def unreachable(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    handler = Charge(unreachable)
+    ctx = StepContext(context={}, circuits=seen)
+    for url in ("/charges/1", "https://joe:secret@Other.example.com:8443/"):
+        with pytest.raises(RetryableError):
+            handler.request(ctx, "GET", url)
+    handler.close()
+    assert seen.asked == ["pay.example.com", "other.example.com:8443"]
+    assert seen.ended == [RetryableError, RetryableError]
+
+
+def test_a_host_for_which_the_settings_allow_no_circuit_is_called_without() -> None:
+    handler = Charge(lambda request: httpx.Response(200))
+    ctx = StepContext(context={}, circuits=lambda name, needed: None)
+    assert handler.request(ctx, "GET", "/charges/1").status_code == 200
     handler.close()

@@ -84,3 +84,12 @@ def test_an_unset_variable_is_a_permanent_error_that_names_the_setting() -> None
 def test_settings_without_references_are_recognised() -> None:
     assert has_references({"a": [{"b": "${HOST}"}]})
     assert not has_references({"a": [{"b": "$HOST", "c": 1, "d": None}]})
+
+
+def test_circuits_let_everything_through_without_an_executor() -> None:
+    ctx = StepContext(context={}, system_dependency="bank")
+    assert ctx.circuit().call(int) == 0
+    with ctx.circuit("mail").guard():
+        pass
+    with pytest.raises(PermanentError, match="system_dependency"):
+        StepContext(context={}).circuit()

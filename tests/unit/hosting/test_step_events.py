@@ -63,6 +63,22 @@ def test_events_are_told_in_order_with_what_celery_says_of_tasks(pipe: EventPipe
     assert (succeeded["runtime"], succeeded["result"]) == (2.5, '{"value":1}')
 
 
+def test_events_are_json_whatever_steps_are_called_return_and_raise(pipe: EventPipe) -> None:
+    events, one = StepEvents(pipe, Counters()), step()
+    one.template.label = 'näme"\\space.task.step'
+    one.map_index = 3
+    text = 'a "quoted"\\ \n ü'
+    events.received([one])
+    events.ended(outcomes.completed(one, orjson.dumps({"key": 'a "quoted" ü'})), "complete")
+    events.ended(outcomes.raised(one, RuntimeError(text)), "error")
+    events.flush()
+    received, succeeded, failed = told(pipe)
+    assert {event["name"] for event in (received, succeeded, failed)} == {one.template.label}
+    assert received["kwargs"] == f"{{'task_uuid': '{one.task_uuid}', 'map_index': 3}}"
+    assert orjson.loads(str(succeeded["result"])) == {"key": 'a "quoted" ü'}
+    assert failed["exception"] == f"RuntimeError({text!r})"
+
+
 def test_an_attempt_that_is_followed_by_another_is_retried_and_the_last_one_has_failed(pipe: EventPipe) -> None:
     events = StepEvents(pipe, Counters())
     for state in ("waiting_for_retry", "error"):

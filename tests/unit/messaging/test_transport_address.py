@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
 import pytest
+from kombu import Connection
+from kombu.utils.json import dumps
 from psycopg import conninfo
 
 from tasker.errors import ConfigurationError
-from tasker.messaging.transport.address import broker_url_of, dsn_of_broker, masked
+from tasker.messaging.transport.address import ShownUrl, broker_url_of, dsn_of_broker, masked
 
 
 @pytest.mark.parametrize(
@@ -100,3 +103,35 @@ assert not any(type(finder).__module__.startswith("tasker") for finder in sys.me
 assert type(kombu.transport.__loader__).__module__.startswith(("importlib", "_frozen")), kombu.transport.__loader__
 """
     subprocess.run([sys.executable, "-c", program.format(kombu_first=order == "before")], check=True)
+
+
+def test_what_a_worker_tells_of_its_broker_shows_no_password_and_its_copies_connect_all_the_same() -> None:
+    url = "tasker-pgmq://me:secret@db.example:5433/shop"
+    connection = Connection(url)
+    before = connection.__eqhash__()
+    # As `inspect stats` sends it, and Flower shows it.
+    assert str(connection.info()["hostname"]) == "tasker-pgmq://me:**@db.example:5433/shop"
+    assert "secret" not in dumps(connection.info()) + repr(connection.info()) + connection.as_uri()
+    # Pools of connections are found by it.
+    assert hash(connection.__eqhash__()) == hash(before)
+    for copy in (connection, connection.clone(), pickle.loads(pickle.dumps(connection))):
+        assert copy.transport.dsn == "postgresql://me:secret@db.example:5433/shop"
+        assert copy.as_uri(include_password=True) == url
+
+
+def test_a_shown_url_equals_what_it_stands_for() -> None:
+    shown = ShownUrl("tasker-pgmq://me:secret@db/shop")
+    assert shown == "tasker-pgmq://me:secret@db/shop" == shown
+    assert shown == ShownUrl(shown)
+    assert shown != ShownUrl("tasker-pgmq://me:other@db/shop")
+    assert hash(shown) == hash("tasker-pgmq://me:secret@db/shop")
+
+
+def test_a_list_of_brokers_is_refused_and_a_list_of_one_is_one() -> None:
+    with pytest.raises(ConfigurationError, match="a list of brokers") as refused:
+        Connection("tasker-pgmq://a/shop;tasker-pgmq://b/shop").transport  # noqa: B018
+    assert "tasker-pgmq://host1,host2/database" in (refused.value.hint or "")
+    connection = Connection(["tasker-pgmq://me:secret@a/shop"])
+    assert connection.transport.dsn == "postgresql://me:secret@a/shop"
+    connection.maybe_switch_next()  # as after each error
+    assert connection.transport.dsn == "postgresql://me:secret@a/shop"

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tasker.errors import CircuitOpen
+from tasker.errors import CircuitOpen, ConfigurationError
 from tasker.resilience.circuits import CircuitBreakers, CircuitConfig
 from tasker.resilience.reconnecting import GaveUp, retry_connection
 from tests.waiting import wait_until
@@ -87,7 +87,7 @@ def test_circuits_are_shared_by_name_and_bounded_in_number() -> None:
     assert circuits.get("a") is circuits.get("a")
     circuits.get("b")
     assert circuits.states() == {"a": "closed", "b": "closed"}
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(ConfigurationError, match="no room"):
         circuits.get("c")
 
 

@@ -48,6 +48,8 @@ def test_what_is_left_out_comes_from_the_settings() -> None:
             "system_dependency": None,
             "result_schema": None,
             "delegated": False,
+            "lifecycle": None,
+            "publishes_events": [],
         }
     ]
 
@@ -177,3 +179,11 @@ def test_a_template_cannot_be_changed() -> None:
     assert template.step("charge").name == "charge"
     with pytest.raises(KeyError):
         template.step("ship")
+
+
+def test_lifecycles_are_registered_as_their_author_wrote_them() -> None:
+    text = MINIMAL + "    lifecycle: {max_steps_in_process_minutes: 5}\nlifecycle: {max_duration_minutes: 60}\n"
+    found = definition(text)
+    assert found["lifecycle"] == {"max_duration_minutes": 60}
+    assert found["steps"][0]["lifecycle"] == {"max_steps_in_process_minutes": 5}  # type: ignore[index]
+    assert definition(MINIMAL)["lifecycle"] is None

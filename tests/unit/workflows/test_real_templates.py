@@ -66,10 +66,10 @@ def test_a_null_system_dependency_is_none_although_the_workflow_has_a_primary_on
     assert {step["system_dependency"] for step in template.to_definition(Settings())["steps"]} == {None}
 
 
-def test_a_task_handler_is_named_in_a_warning() -> None:
+def test_a_task_handler_of_another_language_is_named_in_a_warning() -> None:
     warnings = warnings_of(load_template(FOLDER / "integration_diamond_workflow_1.0.0.yaml"))
     assert [(warning.line, warning.field, warning.message) for warning in warnings] == [
-        (29, "task_handler", "is stored, but nothing acts on it yet")
+        (30, "task_handler.callable", "is of another language, so nothing calls it here")
     ]
 
 

@@ -1,0 +1,1 @@
+"""Tasker at a steady rate for hours: whether memory, latency and tables stay as they are."""
