@@ -114,12 +114,18 @@ class Completer:
         self._follow_up(sent)
         return sent.continued
 
-    def drain(self, until: float) -> bool:
-        """Wait until everything is reported and released; false if it is not by ``until`` (``time.monotonic()``)."""
+    def drain(self, until: float, *, awaited: Callable[[], bool]) -> bool:
+        """Wait until everything is reported and released; false if it is not by ``until`` (``time.monotonic()``).
+
+        Args:
+            until: when to stop waiting.
+            awaited: whether more is to come: another thread may have settled a step and not handed it over yet.
+        """
         with self._state:
             self._not_before = 0.0
             self._wake()
-        while self.pending:
+        # Asked first: what comes from there is pending here by the time it is awaited no more.
+        while awaited() or self.pending:
             if time.monotonic() >= until:
                 return False
             if self._gathered:

@@ -294,6 +294,10 @@ class StepExecutor(RegisteredExecutor):
                 self._runner.run(step)
         return started
 
+    def _owes(self) -> bool:
+        """Whether the database is to hear of a step yet, wherever that is on its way."""
+        return self.incarnation.ledger.held > 0
+
     # -- what other threads call ----------------------------------------------------------------------------------
 
     def _submit(self, outcome: Outcome) -> None:
@@ -354,7 +358,7 @@ class StepExecutor(RegisteredExecutor):
         while self._held.running and not self.grace.over():
             self.grace.sleep(0.005)
         end_running(self._held, self._submit, self._completer.give_back)
-        if not self._completer.drain(time.monotonic() + max(1.0, self.grace.remaining())):
+        if not self._completer.drain(time.monotonic() + max(1.0, self.grace.remaining()), awaited=self._owes):
             logger.warning("not everything could be reported before the executor had to end; others will run it again")
         self._events.flush()
         self.deregister()

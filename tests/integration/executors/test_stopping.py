@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tasker.database import functions
+from tasker.executors import watchdog
 from tests.integration.executors.engine import Engine
 from tests.integration.executors.steps import HeldStep
 from tests.waiting import wait_until
@@ -95,6 +96,38 @@ def test_what_outlives_the_grace_period_is_interrupted_and_given_back(engine: En
     thread.join(20)
 
     assert not thread.is_alive()
+    step = engine.step(task)
+    assert (step["state"], step["attempts"], step["losses"]) == ("enqueued", 0, 0)
+    assert engine.receipts() == 0
+
+
+def test_a_stop_waits_for_a_step_that_another_thread_has_settled_and_not_given_back_yet(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = threading.Event()
+    logger = watchdog.logger
+    warning = logger.warning
+
+    def slow(*args: Any) -> None:
+        if threading.current_thread().name == "tasker-watchdog":
+            time.sleep(0.3)
+        warning(*args)
+
+    # A log on a full disk: nothing is held any more by then, and nothing is on its way yet.
+    monkeypatch.setattr(logger, "warning", slow)
+
+    async def handler(ctx: Any) -> Any:  # the executor's thread is free to stop meanwhile
+        runs.set()
+        await asyncio.sleep(60)
+
+    engine.workflow({"name": "only", "handler": handler})
+    (task,) = engine.create()
+    executor, _loop, thread = _run(engine, grace_seconds=0.2)
+    runs.wait(20)
+    monkeypatch.setattr(executor.grace, "sleep", lambda seconds: time.sleep(0.1))  # the watchdog comes first
+    engine.stop.set()
+    thread.join(20)
+
     step = engine.step(task)
     assert (step["state"], step["attempts"], step["losses"]) == ("enqueued", 0, 0)
     assert engine.receipts() == 0
