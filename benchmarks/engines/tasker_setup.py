@@ -21,6 +21,7 @@ from tasker.workflows.registry import TemplateRegistry
 NAMESPACE = "bench"
 QUEUE = "bench_queue"
 HANDLERS = "benchmarks.engines.tasker_handlers"
+CELERY_CONFIG = "benchmarks.engines.tasker_celery"
 LEARNED_SECONDS = 3.5
 """After so long each executor knows how long steps take: they tell one another with their heartbeats, every 3 s."""
 
@@ -34,6 +35,7 @@ def environment(database_url: str, **more: str) -> dict[str, str]:
     return {
         **kept,
         "DATABASE_URL": database_url,
+        "CELERY_CONFIG_MODULE": CELERY_CONFIG,
         "TASKER_ENV": "production",
         "TASKER_ENGINE__HANDLER_MODULES": f'["{HANDLERS}"]',
         **more,

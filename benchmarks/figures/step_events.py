@@ -1,6 +1,6 @@
 """What it costs that every step is told as a Celery task event, which is what ``-E`` and Flower ask for.
 
-One Celery worker with one executor works off chains of four, switched at runtime: without events; with events that
+One Celery worker with two executors works off chains of four, switched at runtime: without events; with events that
 nobody hears; with events and a program that takes all of them in, on the same machine, as Celery's own monitors do. In
 the next round the order is the other way round, and ratios are formed within each round.
 """
@@ -29,6 +29,8 @@ from tasker.messaging.transport.address import broker_url_of
 from tasker.messaging.transport.registration import register as register_transport
 
 WAYS = ("off", "unheard", "heard")
+EXECUTORS = 2
+"""As many as a small machine has cores: with one, the worker's main process would have a core for itself."""
 WARM_TASKS = 100
 ANSWER_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
@@ -116,7 +118,7 @@ def _engine(found: Servers) -> Iterator[tuple[Program, Celery]]:
         register_transport()
         app = Celery("bench", broker=broker_url_of(url), set_as_current=False)
         try:
-            with Program("tasker-hosted", Place(url, "", "", str(Path(folder) / "engine"), 1)) as program:
+            with Program("tasker-hosted", Place(url, "", "", str(Path(folder) / "engine"), EXECUTORS)) as program:
                 program.start()
                 yield program, app
                 program.stop()

@@ -242,7 +242,7 @@ def _singles(run: Run) -> list[tuple[str, str, Callable[[float], str]]]:
         ("memory_first_mb", "an executor's process after 10,000 steps, MB", fine),
         ("memory_last_mb", f"the same after {_size(run, 'memory_growth'):,.0f}, MB", fine),
         ("memory_growth", "the same, ratio", times),
-        ("step_events_off_rate", "linear4, one hosted executor, without events of steps, steps/s", whole),
+        ("step_events_off_rate", "linear4, two hosted executors, without events of steps, steps/s", whole),
         ("step_events_unheard", "the same with events that nobody hears (-E), ratio", times),
         ("step_events_heard", "the same with events that a program on this machine takes in, ratio", times),
         ("step_events_unheard_cpu", "CPU of the workers for each step with events that nobody hears, ratio", times),
