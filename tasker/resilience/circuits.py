@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
@@ -37,6 +39,28 @@ OWN = frozenset(DEFAULTS)
 """Names of circuits that are never shared."""
 
 OwnName = Literal["database", "pgmq"]
+
+
+class _Storage(pybreaker.CircuitMemoryStorage):
+    """Keeps since when a circuit is open by a clock that nobody sets.
+
+    pybreaker compares times of day: were the clock set back by an hour, the circuit would stay open that much longer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(pybreaker.STATE_CLOSED)
+        self._open_since: float | None = None
+
+    @property
+    def opened_at(self) -> datetime | None:
+        """When it opened, by what the time of day is now."""
+        if self._open_since is None:
+            return None
+        return datetime.now(UTC) - timedelta(seconds=time.monotonic() - self._open_since)
+
+    @opened_at.setter
+    def opened_at(self, moment: datetime) -> None:
+        self._open_since = time.monotonic()  # it is set to the moment in which this happens
 
 
 class Circuit:
@@ -71,6 +95,7 @@ class Circuit:
             exclude=[] if counts is None else [lambda error: not counts(error)],
             # The call that opens the circuit shows its own error; only later ones are refused.
             throw_new_error_on_trip=False,
+            state_storage=_Storage(),
             name=name,
         )
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 
+import pybreaker
 import pytest
 
 from tasker.errors import CircuitOpen, ConfigurationError
+from tasker.resilience import circuits as module
 from tasker.resilience.circuits import CircuitBreakers, CircuitConfig
 from tasker.resilience.reconnecting import GaveUp, retry_connection
 from tests.waiting import wait_until
@@ -52,6 +55,32 @@ def test_an_open_circuit_lets_a_call_try_after_its_timeout_and_closes_after_succ
     assert circuit.state == "half_open"
     circuit.call(lambda: None)
     assert circuit.state == "closed"
+
+
+@pytest.mark.parametrize("jump", [dt.timedelta(hours=-2), dt.timedelta(hours=2)], ids=["back", "forward"])
+def test_a_circuit_is_open_for_its_timeout_however_the_clock_is_set(
+    jump: dt.timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wall(dt.datetime):
+        offset = dt.timedelta()
+
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:  # type: ignore[override]
+            return dt.datetime.now(tz) + cls.offset
+
+    monkeypatch.setattr(pybreaker, "datetime", Wall)
+    monkeypatch.setattr(module, "datetime", Wall)
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    circuit = CircuitBreakers({"mail": CircuitConfig(failure_threshold=1, timeout_seconds=60)}).get("mail")
+    with pytest.raises(ConnectionError):
+        circuit.call(fail)
+    Wall.offset = jump
+    clock[0] += 59
+    with pytest.raises(CircuitOpen):
+        circuit.call(lambda: None)
+    clock[0] += 2
+    assert circuit.call(lambda: "tried") == "tried"
 
 
 def test_errors_that_do_not_count_close_nothing_and_open_nothing() -> None:
