@@ -40,16 +40,16 @@ BEGIN
                            SELECT l.mail_id
                              FROM tasker.celery_mail AS l
                             WHERE l.mailbox = ANY (names)
-                            ORDER BY l.mail_id
+                            ORDER BY l.priority, l.mail_id
                             LIMIT mail_limit
                               FOR UPDATE SKIP LOCKED
                        )
-             RETURNING d.mail_id, d.mailbox, d.expires_at, d.message
+             RETURNING d.priority, d.mail_id, d.mailbox, d.expires_at, d.message
             )
             SELECT t.mailbox, NULL::text, NULL::bigint, NULL::integer, t.message
               FROM taken AS t
              WHERE t.expires_at > clock_timestamp()
-             ORDER BY t.mail_id;
+             ORDER BY t.priority, t.mail_id;
     END IF;
 
     IF remaining > 0 THEN
@@ -81,4 +81,4 @@ END
 $$;
 
 COMMENT ON FUNCTION tasker.celery_poll(jsonb) IS
-    'A reader''s one round trip: {consumer, done{pgmq_queue: ids[]}, queues[], limit, mailboxes[], mail_limit}. Acknowledges (deletes) what is done, takes the mail, and claims up to limit messages of all queues, the most urgent priority first, then in the order of queues. Mail has no msg_id and needs no acknowledgement.';
+    'A reader''s one round trip: {consumer, done{pgmq_queue: ids[]}, queues[], limit, mailboxes[], mail_limit}. Acknowledges (deletes) what is done, takes the mail, the most urgent first, and claims up to limit messages of all queues, the most urgent priority first, then in the order of queues. Mail has no msg_id and needs no acknowledgement.';

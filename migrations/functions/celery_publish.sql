@@ -41,9 +41,10 @@ BEGIN
     FOR target IN
         SELECT m.name, m.message_ttl_seconds FROM tasker.celery_mailboxes AS m WHERE m.name = ANY (targets)
     LOOP
-        INSERT INTO tasker.celery_mail (mailbox, expires_at, message)
+        INSERT INTO tasker.celery_mail (mailbox, priority, expires_at, message)
         VALUES (
             target.name,
+            p_priority,
             clock_timestamp() + make_interval(secs => least(target.message_ttl_seconds, p_ttl_seconds)),
             p_message
         );

@@ -131,6 +131,15 @@ def test_messages_keep_their_order_and_the_urgent_come_first(connect: Connect) -
     assert seen == [(0, 1), (0, 4), (1, 7), (3, 2), (5, 6), (6, 3), (9, 0), (9, 5)]
 
 
+def test_the_urgent_come_first_in_queues_that_delete_themselves_too(connect: Connect) -> None:
+    queue = jobs(auto_delete=True)
+    sender, reader = connect(), connect()
+    for number, priority in enumerate([9, 0, 6, 0, 3]):
+        send(sender, [priority, number], queue, priority=priority)
+    got = [tuple(message.payload) for message in read(reader, 5, queue)]
+    assert got == [(0, 1), (0, 3), (3, 4), (6, 2), (9, 0)]
+
+
 def test_no_more_comes_than_the_prefetch_allows(connect: Connect) -> None:
     sender, reader = connect(), connect()
     for number in range(5):

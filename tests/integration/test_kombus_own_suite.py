@@ -57,9 +57,7 @@ class test_EventLoop(getattr(common, "BaseEventLoop", object)):
 
 # In Redis' form: 0 is the most urgent, and drain_events hands out one message.
 class test_Priority(test_redis.test_RedisPriority):
-    @pytest.mark.xfail(strict=True, reason="what deletes itself is a mailbox, and keeps the order")
-    def test_simple_buffer_publish_consume(self, connection):
-        super().test_simple_buffer_publish_consume(connection)
+    pass
 """
 
 
@@ -91,8 +89,8 @@ def test_kombus_own_tests_of_brokers_pass(source: Path, tasker_database_url: str
     )
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout
-    counted = re.search(r"(\d+) passed, 1 xfailed", done.stdout)
+    counted = re.search(r"^(\d+) passed in ", done.stdout, re.MULTILINE)
     assert counted is not None
     # The event loop's two came with kombu 5.6.
     has_loop = "class BaseEventLoop" in (source / "t" / "integration" / "common.py").read_text()
-    assert int(counted[1]) >= (26 if has_loop else 24)
+    assert int(counted[1]) >= (27 if has_loop else 25)

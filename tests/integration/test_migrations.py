@@ -26,7 +26,7 @@ from tests.schema_kit import schema_of
 from tests.sql_kit import CHAIN, Core
 
 SHIPPED = Path(__file__).parents[2] / "migrations"
-LAST_REVISION = "0008"
+LAST_REVISION = "0009"
 
 
 class Release:

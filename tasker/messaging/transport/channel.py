@@ -145,7 +145,7 @@ class Channel(virtual.Channel):
             exchange or "",
             routing_key or "",
             encode_message(message),
-            priority=PRIORITY_STEPS[bisect.bisect(PRIORITY_STEPS, self._get_message_priority(message)) - 1],
+            priority=self._priority_step(message),
             ttl_seconds=_seconds(properties.get("expiration")),
             pgmq_queue=celery_queue_name(routing_key) if durable and not exchange else None,
             durable=durable,
@@ -194,8 +194,19 @@ class Channel(virtual.Channel):
         for message in messages:
             mailbox = mailbox_of(message.delivery_tag)
             if mailbox is not None and self._transport.usable:
-                text = encode_message(message.serializable())
-                self._session.publish("", mailbox, text, priority=0, ttl_seconds=None, pgmq_queue=None, durable=False)
+                content = message.serializable()
+                self._session.publish(
+                    "",
+                    mailbox,
+                    encode_message(content),
+                    priority=self._priority_step(content),
+                    ttl_seconds=None,
+                    pgmq_queue=None,
+                    durable=False,
+                )
+
+    def _priority_step(self, message: dict[str, Any]) -> int:
+        return PRIORITY_STEPS[bisect.bisect(PRIORITY_STEPS, self._get_message_priority(message)) - 1]
 
 
 def is_mailbox(
