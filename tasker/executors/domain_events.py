@@ -17,8 +17,8 @@ from tasker.hooks.events import Publishing, condition_of, condition_of_task
 _LONGEST_MESSAGE, _LONGEST_TYPE = 16_384, 256
 
 
-class StepDomainEvents:
-    """Of one step executor. Steps that publish nothing cost a look at an empty tuple.
+class _DomainEvents:
+    """What all of them have in common.
 
     Args:
         publishing: makes payloads, and hands over fast events.
@@ -26,6 +26,14 @@ class StepDomainEvents:
 
     def __init__(self, publishing: Publishing) -> None:
         self._publishing = publishing
+
+    def close(self) -> None:
+        """End the delivery of fast events."""
+        self._publishing.close()
+
+
+class StepDomainEvents(_DomainEvents):
+    """Of one step executor. Steps that publish nothing cost a look at an empty tuple."""
 
     def prepare(self, outcome: Outcome) -> None:
         """Add the payloads of its events to an outcome that is about to be reported; on the thread of its handler."""
@@ -62,20 +70,9 @@ class StepDomainEvents:
             namespace = outcome.step.template.namespace
             self._publishing.ended(events, outcome.body, condition, namespace, common)
 
-    def close(self) -> None:
-        """End the delivery of fast events."""
-        self._publishing.close()
 
-
-class MessageDomainEvents:
-    """Of outcomes that come by message: what is known of them is the outcome, and what their workflow says.
-
-    Args:
-        publishing: makes payloads, and hands over fast events.
-    """
-
-    def __init__(self, publishing: Publishing) -> None:
-        self._publishing = publishing
+class MessageDomainEvents(_DomainEvents):
+    """Of outcomes that come by message: what is known of them is the outcome, and what their workflow says."""
 
     def prepare(self, definition: Mapping[str, Any], step: Mapping[str, Any], outcome: dict[str, Any]) -> None:
         """Add the payloads of its events to an outcome; those that it brings itself are checked.
@@ -142,20 +139,9 @@ class MessageDomainEvents:
 
         self._publishing.ended(events, outcome, condition, definition["namespace"], common)
 
-    def close(self) -> None:
-        """End the delivery of fast events."""
-        self._publishing.close()
 
-
-class TaskDomainEvents:
-    """Of one finalizer.
-
-    Args:
-        publishing: makes payloads, and hands over fast events.
-    """
-
-    def __init__(self, publishing: Publishing) -> None:
-        self._publishing = publishing
+class TaskDomainEvents(_DomainEvents):
+    """Of one finalizer."""
 
     def prepare(self, work: AfterWork) -> dict[str, Any]:
         """What ``finalize_task`` is to be told of the task's events."""
@@ -190,10 +176,6 @@ class TaskDomainEvents:
             return _of_task(outcome, work.payload, condition)
 
         self._publishing.ended(work.events, said, condition, claim["namespace"], common)
-
-    def close(self) -> None:
-        """End the delivery of fast events."""
-        self._publishing.close()
 
 
 def _common(outcome: Outcome, state: str, condition: str) -> dict[str, Any]:

@@ -224,6 +224,18 @@ def bank_user(core: Core) -> Worker:
     return core.executor("shop_queue")
 
 
+def lose_the_prober(core: Core) -> None:
+    """An executor dies that was let through to try the bank, and the sweep finds it."""
+    worker = bank_user(core)
+    core.create("pay")
+    open_bank(core)
+    worker.run_all()
+    core.move_clock(31)
+    assert len(worker.claim()) == 1
+    worker.die()
+    sweep(core)
+
+
 def test_steps_that_need_an_open_circuit_are_parked_without_an_attempt_and_the_others_run(core: Core) -> None:
     worker = bank_user(core)
     tasks = core.create("pay", 5)
@@ -343,14 +355,7 @@ def test_an_operator_ends_the_waiting_of_a_parked_step(core: Core, action: str) 
 
 
 def test_a_lost_executor_gives_back_the_right_to_try_a_circuit(core: Core) -> None:
-    worker = bank_user(core)
-    core.create("pay")
-    open_bank(core)
-    worker.run_all()
-    core.move_clock(31)
-    assert len(worker.claim()) == 1
-    worker.die()
-    sweep(core)
+    lose_the_prober(core)
     other = core.executor("shop_queue")
     assert other.claim() == []
     core.move_clock(31 + 3700)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from tests.integration.sql.test_guards import bank_user, create_for, keyed, open_bank, parked
-from tests.sql_kit import Core, sweep
+from tests.integration.sql.test_guards import bank_user, create_for, keyed, lose_the_prober, open_bank, parked
+from tests.sql_kit import Core
 
 
 def test_a_step_that_is_passed_over_lets_none_behind_it_slip_past_a_limit(core: Core) -> None:
@@ -171,14 +171,7 @@ def test_many_keys_that_wait_are_tended_in_a_bounded_number_of_locks(core: Core)
 
 
 def test_the_right_to_try_a_circuit_does_not_go_with_an_executor_that_is_lost(core: Core) -> None:
-    worker = bank_user(core)
-    core.create("pay")
-    open_bank(core)
-    worker.run_all()
-    core.move_clock(31)
-    assert len(worker.claim()) == 1
-    worker.die()
-    sweep(core)
+    lose_the_prober(core)
     core.call("tend_parked", {})
     other = core.executor("shop_queue")
     assert len(other.claim()) == 1
